@@ -49,7 +49,7 @@ function reportResults({ toolResults }: Conversation): string {
 }
 
 /** A tool's JSON as words: a single value as itself, an object as its fields. */
-function readable(result: string): string {
+export function readable(result: string): string {
   let value: unknown;
   try {
     value = JSON.parse(result);

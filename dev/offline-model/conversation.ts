@@ -59,7 +59,7 @@ export function splitQuestion(text: string): { question: string; rest: string } 
   const paragraphs = text.split(/\n\s*\n/).filter((paragraph) => paragraph.trim() !== '');
   if (paragraphs.length <= 1) return { question: text.trim(), rest: '' };
   const asking = paragraphs.findLastIndex((paragraph) => paragraph.trim().endsWith('?'));
-  const index = asking >= 0 ? asking : 0;
+  const index = Math.max(asking, 0);
   return { question: paragraphs[index]?.trim() ?? '', rest: paragraphs.toSpliced(index, 1).join('\n\n') };
 }
 

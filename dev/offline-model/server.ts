@@ -182,7 +182,8 @@ const answerChat: Answer = async ({ response, director, recorder }, record, body
   const isWhole = await stream(response, completion, includesUsage, director.behaviour(), entry, signal);
   if (!isWhole) {
     recorder.end(record, 'cut');
-    response.destroy();
+    // A comment, for its callback: what was written so far must have left before the connection is broken.
+    response.write(': cut\n\n', () => response.destroy());
   }
   return isWhole ? 'answered' : 'cut';
 };
