@@ -204,7 +204,9 @@ function extractString(schema: JsonSchema, text: string, name: string): string |
 
 /** The arithmetic in a text, such as `12 * (3 + 4)`, with words for signs replaced; null when there is none. */
 export function extractExpression(text: string): string | null {
+  // Backtracking over a long row of digits would take seconds.
   const signed = text
+    .slice(0, 2_000)
     .replace(/\s+(?:plus)\s+/gi, ' + ')
     .replace(/\s+(?:minus)\s+/gi, ' - ')
     .replace(/\s+(?:times|multiplied by)\s+/gi, ' * ')
@@ -212,9 +214,12 @@ export function extractExpression(text: string): string | null {
     .replace(/(?<=\d)\s*[×x]\s*(?=\d)/g, ' * ')
     .replaceAll('÷', '/')
     .replaceAll('−', '-')
-    .replace(/(\d+(?:\.\d+)?)\s*(?:%|percent)\s+of\s+/gi, '$1 / 100 * ');
-  const found = /[-(]*\d[\d.,]*(?:\s*[-+*/^%()]+\s*[-(]*\s*\d[\d.,]*\)*)+/.exec(signed)?.[0];
-  return found?.replace(/(?<=\d),(?=\d{3}\b)/g, '').replace(/[.,\s]+$/, '') ?? null;
+    .replace(/(?<!\d)(\d+(?:\.\d+)?)\s*(?:%|percent)\s+of\s+/gi, '$1 / 100 * ');
+  const found = /[-(]*(?<![\d.,])\d[\d.,]*(?:\s*[-+*/^%()]+\s*[-(]*\s*\d[\d.,]*\)*)+/.exec(signed)?.[0];
+  const expression = found?.replace(/(?<=\d),(?=\d{3}\b)/g, '').replace(/[.,\s]+$/, '') ?? null;
+  // "3-5 sources" and "2024-01-05" are a range and a date, unless somebody asks what they come to.
+  const isRange = expression !== null && /^\d+(?:-\d+)+$/.test(expression);
+  return isRange && !/\b(?:what is|what's|how much|calculate|compute|evaluate)\b/i.test(text) ? null : expression;
 }
 
 /** What remains of "search my memory for green tea": "green tea". */

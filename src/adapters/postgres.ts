@@ -1,0 +1,169 @@
+import { createHash } from 'node:crypto';
+import pg from 'pg';
+import { DomainError } from '../errors.ts';
+import { createPrismaBinding, type PrismaTransaction } from './prisma.ts';
+
+/** A prepared statement: its name lets the server reuse the plan on every connection. */
+export interface Statement<Row extends pg.QueryResultRow = pg.QueryResultRow> {
+  readonly name: string;
+  readonly text: string;
+  /** Only a type: what a row of the result looks like. */
+  readonly row?: Row;
+}
+
+/** One Postgres transaction that acts as one user (or as nobody, who sees no rows). */
+export interface Transaction {
+  query<Row extends pg.QueryResultRow>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
+  /** Prisma's client over this very transaction. */
+  prisma(): Promise<PrismaTransaction>;
+  commit(): Promise<void>;
+  rollback(): Promise<void>;
+}
+
+export interface Database {
+  /** @throws DomainError SERVICE_BUSY when no connection came free in time. */
+  begin(mode: 'read' | 'write', userId: string | null): Promise<Transaction>;
+  /** One statement of its own, as nobody: for the engine's functions and health checks. */
+  query<Row extends pg.QueryResultRow>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
+  /** Connections open, idle, and callers waiting for one. */
+  usage(): { total: number; idle: number; waiting: number };
+  close(): Promise<void>;
+}
+
+export interface DatabaseOptions {
+  url: string;
+  poolSize: number;
+  /** How long a caller waits for a connection, in milliseconds. */
+  connectionTimeout: number;
+  /** How long one statement may run, in milliseconds. */
+  statementTimeout: number;
+  applicationName: string;
+  onError: (error: Error) => void;
+}
+
+const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+const bigintType = 20;
+
+/** Names a statement after its text, so that equal texts share one prepared plan. */
+export function statement<Row extends pg.QueryResultRow = pg.QueryResultRow>(text: string): Statement<Row> {
+  return { name: createHash('sha256').update(text).digest('base64url').slice(0, 24), text };
+}
+
+/** SQLSTATE of a Postgres error, from `pg` itself or as Prisma wraps it; undefined for everything else. */
+export function sqlState(error: unknown): string | undefined {
+  if (error instanceof pg.DatabaseError) {
+    return error.code;
+  }
+  if (error instanceof Error && 'meta' in error) {
+    const meta = error.meta as { driverAdapterError?: { cause?: { originalCode?: string } } } | undefined;
+    return meta?.driverAdapterError?.cause?.originalCode;
+  }
+  return undefined;
+}
+
+/** A pool of connections whose transactions say at their start which user they act for. */
+export function createDatabase(options: DatabaseOptions): Database {
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    max: options.poolSize,
+    connectionTimeoutMillis: options.connectionTimeout,
+    application_name: options.applicationName,
+    statement_timeout: options.statementTimeout,
+    idle_in_transaction_session_timeout: options.statementTimeout * 2,
+    // A server that went silent would hold the caller for ever: the client gives up a little after the server should have.
+    query_timeout: options.statementTimeout + 5_000,
+    keepAlive: true,
+    // BEGIN travels with the first statement instead of waiting for its own round trip.
+    pipeline: true,
+    types: {
+      getTypeParser: (type: number, format?: 'text' | 'binary') =>
+        type === bigintType ? (value: string) => BigInt(value) : pg.types.getTypeParser(type, format),
+    } as pg.CustomTypesConfig,
+  });
+  pool.on('error', options.onError);
+  const prisma = createPrismaBinding(pool);
+
+  const connect = async (): Promise<pg.PoolClient> => {
+    try {
+      return await pool.connect();
+    } catch (error) {
+      if (error instanceof Error && error.message.includes('timeout exceeded when trying to connect')) {
+        throw new DomainError('SERVICE_BUSY', 'The service is busy. Try again shortly.', {
+          retryAfter: 1,
+          cause: error,
+        });
+      }
+      throw error;
+    }
+  };
+
+  return {
+    begin: async (mode, userId) => {
+      if (userId !== null && !uuidPattern.test(userId)) {
+        throw new Error('a transaction must act for a user id');
+      }
+      const client = await connect();
+      return openTransaction(client, prisma.bind, mode, userId);
+    },
+    query: async (prepared, values = []) => (await pool.query({ ...prepared, values })).rows,
+    usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
+    close: async () => {
+      await prisma.close();
+      await pool.end();
+    },
+  };
+}
+
+type BindPrisma = (client: pg.PoolClient) => Promise<{ transaction: PrismaTransaction; finish: () => Promise<void> }>;
+
+function openTransaction(
+  client: pg.PoolClient,
+  bindPrisma: BindPrisma,
+  mode: 'read' | 'write',
+  userId: string | null,
+): Transaction {
+  // The id was checked to be a UUID: SET LOCAL takes no parameters, and a simple query carries both in one trip.
+  const start = mode === 'read' ? 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY' : 'BEGIN';
+  const begun = client.query(`${start}; SELECT set_config('app.user_id', '${userId ?? ''}', true)`);
+  // Whoever queries next sees the same failure; without a listener it would end the process.
+  begun.catch(() => undefined);
+  let binding: ReturnType<BindPrisma> | undefined;
+  let ended = false;
+
+  const end = async (command: 'COMMIT' | 'ROLLBACK'): Promise<void> => {
+    if (ended) {
+      return;
+    }
+    ended = true;
+    try {
+      await binding?.then((bound) => bound.finish());
+      await begun;
+      const result = await client.query(command);
+      if (command === 'COMMIT' && result.command !== 'COMMIT') {
+        // Postgres answers COMMIT of a failed transaction with ROLLBACK and no error.
+        throw new Error('the transaction had failed and was rolled back');
+      }
+      client.release();
+    } catch (error) {
+      // A rollback that went through leaves the connection usable; anything else does not.
+      const rolledBack = error instanceof Error && error.message.startsWith('the transaction had failed');
+      client.release(rolledBack ? undefined : true);
+      throw error;
+    }
+  };
+
+  return {
+    query: async (prepared, values = []) => {
+      if (ended) {
+        throw new Error('the transaction has ended');
+      }
+      return (await client.query({ name: prepared.name, text: prepared.text, values })).rows;
+    },
+    prisma: async () => {
+      binding ??= bindPrisma(client);
+      return (await binding).transaction;
+    },
+    commit: () => end('COMMIT'),
+    rollback: () => end('ROLLBACK'),
+  };
+}

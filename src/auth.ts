@@ -1,0 +1,115 @@
+import { createLocalJWKSet, createRemoteJWKSet, errors, type JWK, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import { LRUCache } from 'lru-cache';
+import { DomainError } from './errors.ts';
+
+/** Who calls, as the token says it. */
+export interface Principal {
+  userId: string;
+  /** When the token ends, in milliseconds since the epoch. */
+  expiresAt: number;
+}
+
+export interface AuthenticatorOptions {
+  issuer: string;
+  audience: string;
+  keys: { jwksUrl: string } | { publicKey: string };
+  /** Finds or makes the user of an identity. */
+  signIn: (identity: { issuer: string; subject: string }) => Promise<string>;
+}
+
+/** Turns the value of an Authorization header into a principal. @throws DomainError UNAUTHENTICATED */
+export type Authenticate = (authorization: string | null) => Promise<Principal>;
+
+/** Only signatures by key pair: a shared secret could be guessed, and "none" is no signature. */
+const algorithms = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'];
+/** Faults of reading the key set, which say nothing about the token. */
+const keySourceFaults = new Set<string>([errors.JWKSTimeout.code, errors.JOSEError.code]);
+const longestToken = 16_384;
+/** Identities whose user is known. The pair never changes, so that the time limit only bounds memory of idle users. */
+const knownUsers = { max: 50_000, ttl: 3_600_000 };
+
+/**
+ * Verifies tokens by the identity provider's key set, which is fetched once, cached, and fetched again when a token
+ * names a key it does not hold (https://www.rfc-editor.org/rfc/rfc8725 for what is checked).
+ */
+export function createAuthenticator(options: AuthenticatorOptions): Authenticate {
+  const getKey = createKeySource(options.keys);
+  const users = new LRUCache<string, Promise<string>>(knownUsers);
+
+  const findUser = (issuer: string, subject: string): Promise<string> => {
+    const identity = JSON.stringify([issuer, subject]);
+    const known = users.get(identity);
+    if (known !== undefined) {
+      return known;
+    }
+    const found = options.signIn({ issuer, subject });
+    users.set(identity, found);
+    // A failed look-up must not be remembered.
+    found.catch(() => users.delete(identity));
+    return found;
+  };
+
+  return async (authorization) => {
+    const token = readBearer(authorization);
+    const { subject, expiresAt } = await verify(token, getKey, options);
+    return { userId: await findUser(options.issuer, subject), expiresAt };
+  };
+}
+
+function createKeySource(keys: AuthenticatorOptions['keys']): JWTVerifyGetKey {
+  return 'jwksUrl' in keys
+    ? createRemoteJWKSet(new URL(keys.jwksUrl), {
+        timeoutDuration: 5_000,
+        cooldownDuration: 10_000,
+        cacheMaxAge: 600_000,
+      })
+    : createLocalJWKSet({ keys: [JSON.parse(keys.publicKey) as JWK] });
+}
+
+function readBearer(authorization: string | null): string {
+  if (authorization === null || authorization === '') {
+    throw new DomainError('UNAUTHENTICATED', 'Send a token: `Authorization: Bearer <token>`.');
+  }
+  const match = /^Bearer +([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(authorization);
+  if (authorization.length > longestToken || match?.[1] === undefined) {
+    throw new DomainError('UNAUTHENTICATED', 'The Authorization header does not hold a bearer token.');
+  }
+  return match[1];
+}
+
+async function verify(
+  token: string,
+  getKey: JWTVerifyGetKey,
+  options: AuthenticatorOptions,
+): Promise<{ subject: string; expiresAt: number }> {
+  try {
+    const { payload } = await jwtVerify(token, getKey, {
+      issuer: options.issuer,
+      audience: options.audience,
+      algorithms,
+      requiredClaims: ['sub', 'exp'],
+      clockTolerance: 5,
+    });
+    if (typeof payload.sub !== 'string' || payload.sub === '' || payload.sub.length > 255) {
+      throw new DomainError('UNAUTHENTICATED', 'The token names no subject.');
+    }
+    return { subject: payload.sub, expiresAt: (payload.exp ?? 0) * 1_000 };
+  } catch (error) {
+    throw refusal(error);
+  }
+}
+
+function refusal(error: unknown): DomainError {
+  if (error instanceof DomainError) {
+    return error;
+  }
+  if (!(error instanceof errors.JOSEError) || keySourceFaults.has(error.code)) {
+    return new DomainError('SERVICE_BUSY', "The identity provider's keys could not be read.", {
+      retryAfter: 5,
+      cause: error,
+    });
+  }
+  // Only expiry is told apart: its fix is the client's, and it gives nothing away.
+  const message = error instanceof errors.JWTExpired ? 'The token has expired.' : 'The token is not valid here.';
+  return new DomainError('UNAUTHENTICATED', message, { cause: error });
+}

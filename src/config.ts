@@ -1,0 +1,86 @@
+import { z } from 'zod';
+
+const flag = z.enum(['true', 'false']).transform((value) => value === 'true');
+const milliseconds = (fallback: number) => z.coerce.number().int().positive().max(86_400_000).default(fallback);
+const count = (fallback: number, most: number) => z.coerce.number().int().positive().max(most).default(fallback);
+const postgresUrl = z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' });
+
+/** Each setting with its rule, its default and what it is for. Durations are in milliseconds. */
+const rules = z
+  .object({
+    DATABASE_URL: postgresUrl.describe('Postgres as the role app_user: what the API runs as.'),
+    WORKER_DATABASE_URL: postgresUrl.describe('Postgres as the role app_worker: what workers run as.'),
+    REDIS_URL: z
+      .url({ protocol: /^rediss?$/, error: 'must be a redis:// URL' })
+      .optional()
+      .describe('Redis for live messages between processes. Without it one process serves alone.'),
+    MODEL_BASE_URL: z.url().describe("Endpoint that speaks OpenAI's protocol, up to and with /v1."),
+    MODEL_API_KEY: z.string().min(1).describe('Key for that endpoint.'),
+    MODEL_NAME: z.string().min(1).describe('Model for agents that name none.'),
+    TOKEN_ISSUER: z.string().min(1).describe('The `iss` that tokens must carry.'),
+    TOKEN_AUDIENCE: z.string().min(1).default('retinue').describe('The `aud` that tokens must carry.'),
+    TOKEN_JWKS_URL: z.url().optional().describe("The identity provider's key set. Give this or TOKEN_PUBLIC_KEY."),
+    TOKEN_PUBLIC_KEY: z.string().optional().describe('A single public key as JWK (JSON), for development.'),
+    HOST: z.string().default('127.0.0.1').describe('Address to listen on.'),
+    PORT: z.coerce.number().int().min(0).max(65_535).default(4000).describe('Port of the API; 0 takes any free one.'),
+    LOG_LEVEL: z
+      .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
+      .default('info')
+      .describe('Least severe lines to write.'),
+    POOL_SIZE: count(20, 50).describe('Most Postgres connections of the API process; the same again for a worker.'),
+    POOL_TIMEOUT: milliseconds(30_000).describe('Longest wait for a connection.'),
+    STATEMENT_TIMEOUT: milliseconds(15_000).describe('Longest run of one SQL statement.'),
+    WORKER_SLOTS: count(20, 500).describe('Most tasks that a worker process runs at once.'),
+    WORKER_POLL_INTERVAL: milliseconds(1_000).describe('How often a worker looks for tasks when no wake-up arrives.'),
+    TASK_TIMEOUT: milliseconds(600_000).describe('Longest run of a task.'),
+    MODEL_CONNECT_TIMEOUT: milliseconds(60_000).describe("Longest wait for a model's first token."),
+    MODEL_IDLE_TIMEOUT: milliseconds(60_000).describe('Longest silence in the middle of an answer.'),
+    HEARTBEAT_INTERVAL: milliseconds(15_000).describe('Time between heartbeats of an event stream.'),
+    SHUTDOWN_TIMEOUT: milliseconds(20_000).describe('How long running work may go on after a stop was asked for.'),
+    GRAPHIQL: flag.default(false).describe('Serve GraphiQL on the API address.'),
+    GRAPHIQL_TOKEN: z.string().optional().describe('Token that GraphiQL sends by itself. Development only.'),
+    TRUST_PROXY: flag.default(false).describe('Take the client address from X-Forwarded-For.'),
+  })
+  .check((context) => {
+    const { TOKEN_JWKS_URL, TOKEN_PUBLIC_KEY } = context.value;
+    if ((TOKEN_JWKS_URL === undefined) === (TOKEN_PUBLIC_KEY === undefined)) {
+      context.issues.push({
+        code: 'custom',
+        message: 'give exactly one of TOKEN_JWKS_URL and TOKEN_PUBLIC_KEY',
+        input: undefined,
+        path: ['TOKEN_JWKS_URL'],
+      });
+    }
+  });
+
+export type Config = z.output<typeof rules>;
+
+/** Thrown with every setting at fault, one line each. The values themselves are not repeated: they may be secrets. */
+export class ConfigError extends Error {
+  constructor(lines: string[]) {
+    super(`The configuration is not valid:\n${lines.map((line) => `  ${line}`).join('\n')}`);
+    this.name = 'ConfigError';
+  }
+}
+
+/** Reads all settings at once. @throws ConfigError */
+export function readConfig(environment: Record<string, string | undefined>): Config {
+  const given = Object.fromEntries(Object.entries(environment).filter(([, value]) => value !== ''));
+  const result = rules.safeParse(given);
+  if (!result.success) {
+    throw new ConfigError(result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`));
+  }
+  return result.data;
+}
+
+/** Name, meaning and default of each setting, for the documentation. */
+export function describeConfig(): { name: string; description: string; fallback: string | null }[] {
+  return Object.entries(rules.shape).map(([name, rule]) => {
+    const fallback = rule.safeParse(undefined);
+    return {
+      name,
+      description: rule.description ?? '',
+      fallback: fallback.success && fallback.data !== undefined ? String(fallback.data) : null,
+    };
+  });
+}

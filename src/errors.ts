@@ -1,0 +1,64 @@
+/** Every code that an expected failure may carry, with what it means and what the caller can do. */
+export const errorCodes = {
+  UNAUTHENTICATED: 'The request has no token, or a token that is malformed, expired, or not from the trusted issuer.',
+  BAD_REQUEST: 'The HTTP request is not a GraphQL request: malformed JSON, a wrong media type, or a missing query.',
+  BAD_USER_INPUT: 'An argument breaks a rule. `field` names it and the message says what is allowed.',
+  BAD_CURSOR: 'A cursor was not made by this API for this list. Start again without it.',
+  NOT_FOUND: 'There is no such thing among what the caller owns.',
+  NAME_TAKEN: 'The caller already has one of that name. Choose another.',
+  MESSAGE_TOO_LARGE: 'A message may have at most 100 kB of UTF-8 text.',
+  SESSION_EXPIRED: 'The session is past its expiry and takes no more messages. Create a new one.',
+  AGENT_QUEUE_FULL: 'The agent already has as many waiting tasks as it may have. Nothing was stored; retry later.',
+  AGENT_DELETED: 'The agent was deleted before it could answer.',
+  MODEL_UNAVAILABLE: 'The model did not answer in time or could not be reached.',
+  MODEL_RATE_LIMITED: 'The model provider refuses more requests for now.',
+  MODEL_REFUSED:
+    'The model provider rejected the request: a wrong key, an unknown model, or a prompt it does not take.',
+  TASK_TIMED_OUT: 'The task took longer than a task may take.',
+  TASK_ABANDONED: 'Workers stopped again and again while they ran this task, so it is not tried any more.',
+  IDEMPOTENCY_KEY_REUSED: 'The Idempotency-Key was used before for a different request. Use a new key.',
+  PAYLOAD_TOO_LARGE: 'The request body is larger than the service accepts.',
+  SERVICE_BUSY: 'The service has no capacity right now. Retry after `retryAfter` seconds.',
+  GRAPHQL_PARSE_FAILED: 'The document is not valid GraphQL syntax.',
+  GRAPHQL_VALIDATION_FAILED: 'The document does not fit the schema.',
+  INTERNAL: 'An unexpected fault. It is logged under `traceId`; quote that when you report it.',
+} as const;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+export interface ErrorDetails {
+  /** Path of the argument at fault, such as `input.name`. */
+  field?: string;
+  /** Whole seconds after which a retry may succeed. */
+  retryAfter?: number;
+  /** Name of the quota that was reached. */
+  quota?: string;
+  cause?: unknown;
+}
+
+/** An expected failure: its code and message are meant for the caller, so they never hold another user's data. */
+export class DomainError extends Error {
+  readonly code: ErrorCode;
+  readonly field: string | undefined;
+  readonly retryAfter: number | undefined;
+  readonly quota: string | undefined;
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.name = 'DomainError';
+    this.code = code;
+    this.field = details.field;
+    this.retryAfter = details.retryAfter;
+    this.quota = details.quota;
+  }
+}
+
+/** The answer for an id that the caller does not own, whether it exists or not. */
+export function notFound(noun: string, field?: string): DomainError {
+  return new DomainError('NOT_FOUND', `No such ${noun}.`, field === undefined ? {} : { field });
+}
+
+/** The answer for an argument that breaks a rule. */
+export function badInput(field: string, message: string): DomainError {
+  return new DomainError('BAD_USER_INPUT', message, { field });
+}

@@ -1,0 +1,243 @@
+import { setImmediate } from 'node:timers';
+import DataLoader from 'dataloader';
+import type { Clock } from './adapters/clock.ts';
+import { type Database, type Statement, sqlState, type Transaction } from './adapters/postgres.ts';
+import type { PrismaTransaction } from './adapters/prisma.ts';
+import type { Channel } from './adapters/redis.ts';
+import { appendEvents, type NewEvent, publishEvents } from './outbox.ts';
+
+export type AfterCommit = (channel: Channel) => void;
+
+/** Loads many values by key in one statement; the result has the order and length of the keys. */
+export type BatchLoad<Key, Value> = (operation: ReadOperation, keys: readonly Key[]) => Promise<Value[]>;
+
+/** What a service function needs to read as one user. */
+export interface ReadOperation {
+  readonly userId: string;
+  readonly clock: Clock;
+  query<Row extends Record<string, unknown>>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
+  prisma<Result>(work: (client: PrismaTransaction) => Promise<Result>): Promise<Result>;
+  /** Gathers the keys that are asked for in the same turn into one call of `batch`. */
+  load<Key, Value>(batch: BatchLoad<Key, Value>, key: Key, cacheKey?: (key: Key) => string): Promise<Value>;
+}
+
+/** What a service function needs to change something: one transaction, its events, and what may follow its commit. */
+export interface WriteOperation extends ReadOperation {
+  /** Writes an event in this transaction's commit and tells live readers after it. */
+  emit(event: NewEvent): void;
+  /** Runs after the commit, and not at all when there is none. It must not throw and is not waited for. */
+  afterCommit(hook: AfterCommit): void;
+}
+
+/** The work of one request (or one task) for one user. */
+export interface Operation {
+  readonly userId: string;
+  readonly read: ReadOperation;
+  /**
+   * Runs work in a write transaction of its own. It is run again when Postgres broke a deadlock by ending it, so it may
+   * do nothing outside the database but by `afterCommit`.
+   */
+  write<Result>(work: (operation: WriteOperation) => Promise<Result>): Promise<Result>;
+  /** Ends the read transaction. A statement under way is let finish; later ones are refused. */
+  close(): Promise<void>;
+}
+
+export interface OperationResources {
+  database: Database;
+  channel: Channel;
+  clock: Clock;
+}
+
+/** Thrown to work that goes on after its client went away; nobody is there to hear of it. */
+export class OperationClosedError extends Error {
+  constructor() {
+    super('the operation is closed');
+    this.name = 'OperationClosedError';
+  }
+}
+
+const writeAttempts = 4;
+const retryableStates = new Set(['40P01', '40001']);
+const failedTransactionState = '25P02';
+
+type Loader = DataLoader<unknown, unknown, unknown>;
+
+/**
+ * Begins nothing yet: the read transaction opens at the first query, serves all queries issued meanwhile, and commits
+ * one turn of the event loop after the last one ended.
+ */
+export function createOperation(resources: OperationResources, userId: string): Operation {
+  const shared = new SharedRead(resources.database, userId);
+  const read: ReadOperation = {
+    userId,
+    clock: resources.clock,
+    query: (prepared, values) => shared.run((transaction) => transaction.query(prepared, values)),
+    prisma: (work) => shared.run(async (transaction) => work(await transaction.prisma())),
+    load: (batch, key, cacheKey) => loadBatched(read, shared.loaders, batch, key, cacheKey),
+  };
+  return {
+    userId,
+    read,
+    write: async (work) => {
+      const result = await runWrite(resources, userId, work);
+      // What is read next must see this commit.
+      shared.refresh();
+      return result;
+    },
+    close: () => shared.close(),
+  };
+}
+
+async function runWrite<Result>(
+  resources: OperationResources,
+  userId: string,
+  work: (operation: WriteOperation) => Promise<Result>,
+): Promise<Result> {
+  for (let attempt = 1; ; attempt += 1) {
+    const transaction = await resources.database.begin('write', userId);
+    const events: NewEvent[] = [];
+    const hooks: AfterCommit[] = [];
+    const loaders = new Map<unknown, Loader>();
+    const operation: WriteOperation = {
+      userId,
+      clock: resources.clock,
+      query: (prepared, values) => transaction.query(prepared, values),
+      prisma: async (prismaWork) => prismaWork(await transaction.prisma()),
+      load: (batch, key, cacheKey) => loadBatched(operation, loaders, batch, key, cacheKey),
+      emit: (event) => void events.push(event),
+      afterCommit: (hook) => void hooks.push(hook),
+    };
+    try {
+      const result = await work(operation);
+      const stored = await appendEvents(transaction, userId, events);
+      await transaction.commit();
+      publishEvents(resources.channel, userId, stored);
+      for (const hook of hooks) {
+        hook(resources.channel);
+      }
+      return result;
+    } catch (error) {
+      // The first fault is the one to report; a rollback that fails has closed its connection.
+      await transaction.rollback().catch(() => undefined);
+      if (attempt >= writeAttempts || !retryableStates.has(sqlState(error) ?? '')) {
+        throw error;
+      }
+    }
+  }
+}
+
+function loadBatched<Key, Value>(
+  operation: ReadOperation,
+  loaders: Map<unknown, Loader>,
+  batch: BatchLoad<Key, Value>,
+  key: Key,
+  cacheKey?: (key: Key) => string,
+): Promise<Value> {
+  let loader = loaders.get(batch) as DataLoader<Key, Value, unknown> | undefined;
+  if (loader === undefined) {
+    loader = new DataLoader<Key, Value, unknown>((keys) => batch(operation, keys), {
+      maxBatchSize: 500,
+      ...(cacheKey === undefined ? {} : { cacheKeyFn: cacheKey }),
+    });
+    loaders.set(batch, loader as Loader);
+  }
+  return loader.load(key);
+}
+
+interface OpenRead {
+  transaction: Promise<Transaction>;
+  active: number;
+  failed: boolean;
+}
+
+class SharedRead {
+  loaders = new Map<unknown, Loader>();
+  private readonly database: Database;
+  private readonly userId: string;
+  private current: OpenRead | null = null;
+  private closed = false;
+
+  constructor(database: Database, userId: string) {
+    this.database = database;
+    this.userId = userId;
+  }
+
+  async run<Result>(work: (transaction: Transaction) => Promise<Result>): Promise<Result> {
+    const first = this.enter();
+    try {
+      return await this.use(first, work);
+    } catch (error) {
+      // Another query of this transaction failed first: this one did nothing wrong and gets one fresh try.
+      if (sqlState(error) !== failedTransactionState) {
+        throw error;
+      }
+      return await this.use(this.enter(), work);
+    }
+  }
+
+  /** Later queries get a new transaction; those under way keep theirs. */
+  refresh(): void {
+    const previous = this.current;
+    this.current = null;
+    this.loaders = new Map();
+    if (previous !== null && previous.active === 0) {
+      void end(previous);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    const previous = this.current;
+    this.current = null;
+    if (previous !== null && previous.active === 0) {
+      await end(previous);
+    }
+  }
+
+  private enter(): OpenRead {
+    if (this.closed) {
+      throw new OperationClosedError();
+    }
+    this.current ??= { transaction: this.database.begin('read', this.userId), active: 0, failed: false };
+    this.current.active += 1;
+    return this.current;
+  }
+
+  private async use<Result>(open: OpenRead, work: (transaction: Transaction) => Promise<Result>): Promise<Result> {
+    try {
+      return await work(await open.transaction);
+    } catch (error) {
+      open.failed = true;
+      if (this.current === open) {
+        this.current = null;
+      }
+      throw error;
+    } finally {
+      open.active -= 1;
+      if (open.active === 0) {
+        setImmediate(() => this.endIfIdle(open));
+      }
+    }
+  }
+
+  private endIfIdle(open: OpenRead): void {
+    if (open.active > 0) {
+      return;
+    }
+    if (this.current === open) {
+      this.current = null;
+      this.loaders = new Map();
+    }
+    void end(open);
+  }
+}
+
+/** Ends a read transaction. It changed nothing, so a fault here is nobody's failure: the pool drops the connection. */
+async function end(open: OpenRead): Promise<void> {
+  try {
+    const transaction = await open.transaction;
+    await (open.failed ? transaction.rollback() : transaction.commit());
+  } catch {
+    // Transaction.end has already closed the connection.
+  }
+}

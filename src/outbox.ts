@@ -1,0 +1,97 @@
+import { statement, type Transaction } from './adapters/postgres.ts';
+import type { Channel } from './adapters/redis.ts';
+
+/** What happened, as it is written to the log. Ids only: names and texts are read when the event is delivered. */
+export type NewEvent =
+  | { type: 'direct_agent_call'; sessionId: string; taskId: string; agentId: string; messageId: string }
+  | { type: 'agent_status_changed'; agentId: string; status: 'READY' | 'BUSY' | 'ERROR' }
+  | { type: 'task_started'; sessionId: string | null; taskId: string; attempt: number }
+  | { type: 'task_completed'; sessionId: string | null; taskId: string }
+  | { type: 'task_failed'; sessionId: string | null; taskId: string; code: string; willRetry: boolean }
+  | { type: 'task_cancelled'; sessionId: string | null; taskId: string }
+  | { type: 'message_created'; sessionId: string; messageId: string };
+
+export type EventType = NewEvent['type'];
+
+/** An event of the log. `sequence` counts per user, from 1, without a gap. */
+export interface StoredEvent {
+  sequence: number;
+  type: EventType;
+  sessionId: string | null;
+  data: Record<string, unknown>;
+  /** Milliseconds since the epoch. */
+  at: number;
+}
+
+/** A piece of an answer while it is being written. Not logged: the whole text follows as a message. */
+export interface Delta {
+  sessionId: string;
+  messageId: string;
+  taskId: string;
+  /** Place of `text` in the answer, in UTF-16 code units; 0 starts the answer anew. */
+  offset: number;
+  text: string;
+}
+
+/** What travels on a user's live channel. */
+export type LiveMessage = { events: StoredEvent[] } | { delta: Delta };
+
+/** The live channel of one user. Its name holds the user's id, so that no other user's reader can share it. */
+export function liveTopic(userId: string): string {
+  return `user:${userId}:live`;
+}
+
+const append = statement<{ sequence: bigint; at: Date }>(`
+  WITH place AS (
+    UPDATE users SET event_sequence = event_sequence + cardinality($2::text[]) WHERE id = $1
+    RETURNING event_sequence - cardinality($2::text[]) AS base
+  )
+  INSERT INTO events (user_id, sequence, type, session_id, data)
+  SELECT $1, place.base + item.place, item.type, item.session_id, item.data
+  FROM place, unnest($2::text[], $3::uuid[], $4::jsonb[]) WITH ORDINALITY AS item (type, session_id, data, place)
+  RETURNING sequence, created_at AS at`);
+
+/**
+ * Appends events to the user's log. The user's row stays locked until the commit, which is what keeps the sequence in
+ * the order of commits: call it last in a transaction.
+ */
+export async function appendEvents(
+  transaction: Transaction,
+  userId: string,
+  events: readonly NewEvent[],
+): Promise<StoredEvent[]> {
+  if (events.length === 0) {
+    return [];
+  }
+  const described = events.map(({ type, ...rest }) => {
+    const { sessionId = null, ...data } = rest as { sessionId?: string | null } & Record<string, unknown>;
+    return { type, sessionId, data };
+  });
+  const rows = await transaction.query(append, [
+    userId,
+    described.map((event) => event.type),
+    described.map((event) => event.sessionId),
+    described.map((event) => JSON.stringify(event.data)),
+  ]);
+  const first = rows.reduce((least, row) => Math.min(least, Number(row.sequence)), Number.POSITIVE_INFINITY);
+  if (rows.length !== described.length) {
+    throw new Error('the user whose events these are does not exist');
+  }
+  return described.map((event, place) => ({
+    ...event,
+    sequence: first + place,
+    at: rows[0]?.at.getTime() ?? 0,
+  }));
+}
+
+/** Tells live readers of committed events. */
+export function publishEvents(channel: Channel, userId: string, events: StoredEvent[]): void {
+  if (events.length > 0) {
+    channel.publish(liveTopic(userId), { events } satisfies LiveMessage);
+  }
+}
+
+/** Tells live readers of the next piece of an answer. */
+export function publishDelta(channel: Channel, userId: string, delta: Delta): void {
+  channel.publish(liveTopic(userId), { delta } satisfies LiveMessage);
+}

@@ -1,0 +1,33 @@
+import type { GraphQLSchema } from 'graphql';
+import { addAgent } from '../schema/agent.ts';
+import { createBuilder } from '../schema/builder.ts';
+import { addEvent } from '../schema/event.ts';
+import { addMessage } from '../schema/message.ts';
+import { addSession } from '../schema/session.ts';
+import { addTask } from '../schema/task.ts';
+import { addUser } from '../schema/user.ts';
+import { addAgentFields } from './agent.ts';
+import { addEventFields } from './event.ts';
+import { addMessageFields } from './message.ts';
+import { addSessionFields } from './session.ts';
+import { addTaskFields } from './task.ts';
+import { addUserFields } from './user.ts';
+
+/** The whole API: each noun's types, then what can be done with them. */
+export function createSchema(): GraphQLSchema {
+  const builder = createBuilder();
+  addUser(builder);
+  const agent = addAgent(builder);
+  const session = addSession(builder);
+  const message = addMessage(builder);
+  const task = addTask(builder);
+  const event = addEvent(builder, { agentStatus: agent.status });
+
+  addUserFields(builder);
+  addAgentFields(builder, agent);
+  addSessionFields(builder, session);
+  addMessageFields(builder, message);
+  addTaskFields(builder, task);
+  addEventFields(builder, event);
+  return builder.toSchema();
+}

@@ -1,0 +1,119 @@
+import { AgentStatus, ApprovalPolicy } from '../generated/prisma/enums.ts';
+import { agentById } from '../services/agent.ts';
+import type { Builder } from './builder.ts';
+
+/** The agent with its enums and inputs. */
+export function addAgent(builder: Builder) {
+  const status = builder.enumType('AgentStatus', {
+    description: 'What an agent is doing.',
+    values: {
+      READY: { description: 'Nothing is running and the last task went well.', value: AgentStatus.READY },
+      BUSY: { description: 'At least one task is running.', value: AgentStatus.BUSY },
+      ERROR: { description: 'Nothing is running and the last task failed; see `lastError`.', value: AgentStatus.ERROR },
+    } as const,
+  });
+  const approvalPolicy = builder.enumType('ApprovalPolicy', {
+    description: 'When to ask the user first.',
+    values: {
+      ALWAYS: { description: 'Ask every time.', value: ApprovalPolicy.ALWAYS },
+      DANGEROUS: { description: 'Ask when it is marked as dangerous.', value: ApprovalPolicy.DANGEROUS },
+      NEVER: { description: 'Never ask.', value: ApprovalPolicy.NEVER },
+    } as const,
+  });
+  const memory = builder.objectType('AgentMemorySettings', {
+    description: 'How an agent keeps and uses its memory.',
+    fields: (t) => ({
+      retrieval: t.exposeBoolean('memoryRetrieval', {
+        description: 'Whether the memory is searched before an answer.',
+      }),
+      rememberConversations: t.exposeBoolean('memoryConversations', {
+        description: 'Whether past conversations become memory.',
+      }),
+      maxAgeDays: t.exposeInt('memoryMaxAgeDays', {
+        nullable: true,
+        description: 'Older content is pruned; null keeps it.',
+      }),
+      maxBytes: t.float({
+        nullable: true,
+        description: 'Most bytes of text to keep; null leaves it to your quota.',
+        resolve: (agent) => (agent.memoryMaxBytes === null ? null : Number(agent.memoryMaxBytes)),
+      }),
+    }),
+  });
+  builder.node('Agent', {
+    description: 'A member of your team: a persona with instructions, which answers messages.',
+    id: { resolve: (agent) => agent.id },
+    loadOne: (id, context) => agentById(context.operation.read, id),
+    fields: (t) => ({
+      name: t.exposeString('name', { description: 'Unique in your team, whatever its case.' }),
+      description: t.exposeString('description', {
+        description: 'What it is good at; the orchestrator chooses by it.',
+      }),
+      instructions: t.exposeString('instructions', {
+        description: 'What the model is told before every conversation.',
+      }),
+      model: t.exposeString('model', {
+        nullable: true,
+        description: 'Model name; null for the default of the service.',
+      }),
+      temperature: t.exposeFloat('temperature', {
+        nullable: true,
+        description: 'Sampling temperature from 0 to 2; null for the default of the model.',
+      }),
+      status: t.expose('status', { type: status, description: 'What it is doing now.' }),
+      lastError: t.exposeString('lastError', { nullable: true, description: 'Why its last failed task failed.' }),
+      approvalPolicy: t.expose('approvalPolicy', {
+        type: approvalPolicy,
+        description: 'When its tools need your approval.',
+      }),
+      maxConcurrentTasks: t.exposeInt('maxConcurrentTasks', { description: 'Most of its tasks that run at once.' }),
+      memory: t.field({
+        type: memory,
+        description: 'How it keeps and uses its memory.',
+        resolve: (agent) => agent,
+      }),
+      createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was created.' }),
+      updatedAt: t.expose('updatedAt', { type: 'DateTime', description: 'When its settings last changed.' }),
+    }),
+  });
+
+  const memoryInput = builder.inputType('AgentMemorySettingsInput', {
+    description: 'Memory settings; members left out keep their value or get the default.',
+    fields: (t) => ({
+      retrieval: t.boolean({ description: 'Search the memory before an answer. Default true.' }),
+      rememberConversations: t.boolean({ description: 'Keep past conversations as memory. Default false.' }),
+      maxAgeDays: t.int({ description: 'Prune older content; 1 to 36,500 days. Null keeps it.' }),
+      maxBytes: t.float({ description: 'Most bytes of text to keep, a whole number. Null leaves it to your quota.' }),
+    }),
+  });
+  const createInput = builder.inputType('CreateAgentInput', {
+    description: 'A new agent.',
+    fields: (t) => ({
+      name: t.string({
+        required: true,
+        description: "1 to 80 characters: letters, digits, spaces and . _ ' -. Unique in your team.",
+      }),
+      description: t.string({ description: 'At most 1,000 characters.' }),
+      instructions: t.string({ required: true, description: '1 to 20,000 characters.' }),
+      model: t.string({ description: 'Leave out for the default model.' }),
+      temperature: t.float({ description: '0 to 2.' }),
+      approvalPolicy: t.field({ type: approvalPolicy, description: 'Default DANGEROUS.' }),
+      maxConcurrentTasks: t.int({ description: '1 to 10; default 3.' }),
+      memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+    }),
+  });
+  const updateInput = builder.inputType('UpdateAgentInput', {
+    description: 'Changes of an agent. Members left out stay as they are.',
+    fields: (t) => ({
+      name: t.string({ description: "1 to 80 characters: letters, digits, spaces and . _ ' -. Unique in your team." }),
+      description: t.string({ description: 'At most 1,000 characters.' }),
+      instructions: t.string({ description: '1 to 20,000 characters.' }),
+      model: t.string({ description: 'Null for the default model.' }),
+      temperature: t.float({ description: '0 to 2; null for the default of the model.' }),
+      approvalPolicy: t.field({ type: approvalPolicy, description: 'When its tools need your approval.' }),
+      maxConcurrentTasks: t.int({ description: '1 to 10. Running tasks are let finish.' }),
+      memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+    }),
+  });
+  return { status, createInput, updateInput };
+}

@@ -1,0 +1,101 @@
+import SchemaBuilder from '@pothos/core';
+import RelayPlugin from '@pothos/plugin-relay';
+import { DateTimeResolver } from 'graphql-scalars';
+import type { Principal } from '../auth.ts';
+import { badInput } from '../errors.ts';
+import type { AgentModel, MessageModel, SessionModel, TaskModel, UserModel } from '../generated/prisma/models.ts';
+import type { Operation, WriteOperation } from '../operation.ts';
+import type { FollowOptions } from '../services/event.ts';
+import type { MutationOutcome } from '../services/idempotency.ts';
+
+/** What a resolver may use. Everything that reaches data goes through the operation of the calling user. */
+export interface Context {
+  principal: Principal;
+  operation: Operation;
+  /** Address of the client, as far as it is known. */
+  clientAddress: string | null;
+  /** Fires when the client went away or its token ended. */
+  signal: AbortSignal;
+  live: Pick<FollowOptions, 'channel' | 'heartbeatInterval'>;
+  /** Runs a mutation field in a transaction of its own, once per Idempotency-Key. */
+  mutate<Outcome extends MutationOutcome>(
+    field: { path: string; request: unknown },
+    work: (operation: WriteOperation) => Promise<Outcome>,
+  ): Promise<Outcome>;
+}
+
+export interface SchemaTypes {
+  Context: Context;
+  DefaultFieldNullability: false;
+  DefaultEdgesNullability: false;
+  Scalars: {
+    ID: { Input: string; Output: string };
+    DateTime: { Input: Date; Output: Date };
+  };
+  Objects: {
+    User: UserModel;
+    Agent: AgentModel;
+    AgentMemorySettings: AgentModel;
+    Session: SessionModel;
+    Message: MessageModel;
+    Task: TaskModel;
+  };
+}
+
+export type Builder = PothosSchemaTypes.SchemaBuilder<PothosSchemaTypes.ExtendDefaultTypes<SchemaTypes>>;
+
+const globalIdPattern = /^([A-Z]\w*):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$/;
+
+/** A builder without any types yet: each noun adds its own. */
+export function createBuilder(): Builder {
+  const builder = new SchemaBuilder<SchemaTypes>({
+    plugins: [RelayPlugin],
+    defaultFieldNullability: false,
+    relay: {
+      cursorType: 'String',
+      clientMutationId: 'omit',
+      edgesFieldOptions: { nullable: false },
+      nodeFieldOptions: { nullable: false },
+      pageInfoTypeOptions: { description: 'Where a page stands in its list.' },
+      nodesQueryOptions: false,
+      nodeQueryOptions: {
+        description: 'Anything of yours that has an id; null when you own nothing of that id.',
+      },
+      encodeGlobalID: (typename, id) => encodeId(typename, String(id)),
+      decodeGlobalID: (id) => decodeAnyId(id, 'id'),
+    },
+  });
+  builder.addScalarType('DateTime', DateTimeResolver, {
+    description: 'A point in time by RFC 3339, in UTC, such as `2026-11-21T09:30:00.000Z`.',
+  });
+  builder.queryType({ description: 'Reads. All fields of one query see the same state of the data.' });
+  builder.mutationType({
+    description:
+      'Changes. Each field is one transaction: it happens whole or not at all, whatever becomes of the fields beside it. ' +
+      'With the header `Idempotency-Key` a repeated request answers with the outcome of the first.',
+  });
+  builder.subscriptionType({ description: 'Live events over Server-Sent Events.' });
+  return builder;
+}
+
+/** The id that clients see: opaque, and unique over all nouns. */
+export function encodeId(typename: string, id: string): string {
+  return Buffer.from(`${typename}:${id}`).toString('base64url');
+}
+
+/** The row id behind a client's id. @throws DomainError BAD_USER_INPUT when it is no id of that noun */
+export function decodeId(globalId: string, typename: string, field: string): string {
+  const decoded = decodeAnyId(globalId, field);
+  if (decoded.typename !== typename) {
+    throw badInput(field, `\`${field}\` is not the id of a ${typename}.`);
+  }
+  return decoded.id;
+}
+
+function decodeAnyId(globalId: string, field: string): { typename: string; id: string } {
+  const match = globalIdPattern.exec(Buffer.from(globalId, 'base64url').toString('utf8'));
+  if (match?.[1] === undefined || match[2] === undefined) {
+    throw badInput(field, `\`${field}\` is not an id of this API.`);
+  }
+  return { typename: match[1], id: match[2] };
+}

@@ -1,0 +1,163 @@
+import type { EventType } from '../outbox.ts';
+import { agentById } from '../services/agent.ts';
+import type { StreamItem } from '../services/event.ts';
+import { messageById } from '../services/message.ts';
+import { sessionById } from '../services/session.ts';
+import { taskById } from '../services/task.ts';
+import { type Builder, encodeId } from './builder.ts';
+
+type EventItem = Extract<StreamItem, { kind: 'event' }>;
+
+/** The object type of each logged event, with what it says. */
+const loggedTypes = {
+  direct_agent_call: { name: 'DirectAgentCall', description: 'A message was given straight to one agent.' },
+  agent_status_changed: { name: 'AgentStatusChanged', description: 'An agent went READY, BUSY or ERROR.' },
+  task_started: { name: 'TaskStarted', description: 'A worker began an attempt at a task.' },
+  task_completed: { name: 'TaskCompleted', description: 'A task is done; its answer is stored.' },
+  task_failed: { name: 'TaskFailed', description: 'An attempt at a task failed.' },
+  task_cancelled: { name: 'TaskCancelled', description: 'A task was cancelled.' },
+  message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
+} as const satisfies Record<EventType, { name: string; description: string }>;
+
+const unloggedTypes = { delta: 'MessageDelta', heartbeat: 'Heartbeat', history_lost: 'HistoryLost' } as const;
+
+/** The event stream's interface and one object type per event. */
+export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Builder['enumType']> }) {
+  const type = builder.enumType('EventType', {
+    description: 'Kinds of events that a subscription can ask for.',
+    values: {
+      ...Object.fromEntries(
+        Object.entries(loggedTypes).map(([value, { description }]) => [value.toUpperCase(), { value, description }]),
+      ),
+      MESSAGE_DELTA: { value: 'message_delta', description: 'A piece of an answer that is being written. Not logged.' },
+    } as Record<string, { value: EventType | 'message_delta'; description: string }>,
+  });
+
+  const event = builder.interfaceRef<StreamItem>('Event').implement({
+    description:
+      'Something that happened to what you own. `__typename` tells what; each kind is an object type of its own.',
+    resolveType: (item) => (item.kind === 'event' ? loggedTypes[item.event.type].name : unloggedTypes[item.kind]),
+    fields: (t) => ({
+      cursor: t.exposeString('cursor', {
+        description: 'Pass the newest one as `after` to resume: nothing is missed and nothing comes twice.',
+      }),
+      at: t.field({
+        type: 'DateTime',
+        description: 'When it was committed; for what is not logged, when it was sent.',
+        resolve: (item) => (item.kind === 'event' ? new Date(item.event.at) : new Date()),
+      }),
+      session: t.field({
+        type: 'Session',
+        nullable: true,
+        description: 'The session it belongs to; null when it belongs to none or the session was deleted since.',
+        resolve: (item, _arguments, context) => {
+          const id = sessionIdOf(item);
+          return id === null ? null : sessionById(context.operation.read, id);
+        },
+      }),
+    }),
+  });
+
+  const logged = (eventType: EventType) => {
+    const { name, description } = loggedTypes[eventType];
+    return builder.objectRef<EventItem>(name).implement({ description, interfaces: [event] });
+  };
+  const text = (item: EventItem, member: string): string => String(item.event.data[member]);
+
+  const started = logged('task_started');
+  const completed = logged('task_completed');
+  const failed = logged('task_failed');
+  const cancelled = logged('task_cancelled');
+  const called = logged('direct_agent_call');
+  const changed = logged('agent_status_changed');
+  const created = logged('message_created');
+
+  for (const ref of [started, completed, failed, cancelled, called]) {
+    builder.objectField(ref, 'task', (t) =>
+      t.field({
+        type: 'Task',
+        nullable: true,
+        description: 'The task, as it is now; null when it was deleted since.',
+        resolve: (item, _arguments, context) => taskById(context.operation.read, text(item, 'taskId')),
+      }),
+    );
+    builder.objectField(ref, 'taskId', (t) =>
+      t.id({ description: 'Id of the task.', resolve: (item) => encodeId('Task', text(item, 'taskId')) }),
+    );
+  }
+  for (const ref of [called, changed]) {
+    builder.objectField(ref, 'agent', (t) =>
+      t.field({
+        type: 'Agent',
+        nullable: true,
+        description: 'The agent, as it is now; null when it was deleted since.',
+        resolve: (item, _arguments, context) => agentById(context.operation.read, text(item, 'agentId')),
+      }),
+    );
+  }
+  for (const ref of [called, created]) {
+    builder.objectField(ref, 'message', (t) =>
+      t.field({
+        type: 'Message',
+        nullable: true,
+        description: 'The message; null when it was deleted since.',
+        resolve: (item, _arguments, context) => messageById(context.operation.read, text(item, 'messageId')),
+      }),
+    );
+  }
+  builder.objectField(started, 'attempt', (t) =>
+    t.int({ description: 'Which attempt, from 1.', resolve: (item) => Number(item.event.data['attempt']) }),
+  );
+  builder.objectField(changed, 'status', (t) =>
+    t.field({
+      type: enums.agentStatus,
+      description: 'What it became.',
+      resolve: (item) => text(item, 'status'),
+    }),
+  );
+  builder.objectField(failed, 'code', (t) =>
+    t.string({ description: 'Error code, as in the list of error codes.', resolve: (item) => text(item, 'code') }),
+  );
+  builder.objectField(failed, 'willRetry', (t) =>
+    t.boolean({
+      description: 'Whether another attempt follows.',
+      resolve: (item) => item.event.data['willRetry'] === true,
+    }),
+  );
+
+  builder.objectRef<Extract<StreamItem, { kind: 'delta' }>>('MessageDelta').implement({
+    description:
+      'The next piece of an answer while it is written. Pieces are not logged: after a reconnect some may be missing, ' +
+      'which `offset` shows; the whole text follows as `MessageCreated`.',
+    interfaces: [event],
+    fields: (t) => ({
+      messageId: t.id({
+        description: 'Id that the message will have.',
+        resolve: (item) => encodeId('Message', item.delta.messageId),
+      }),
+      taskId: t.id({
+        description: 'Id of the task that writes it.',
+        resolve: (item) => encodeId('Task', item.delta.taskId),
+      }),
+      offset: t.int({
+        description: 'Place of `text` in the answer, in UTF-16 code units. 0 starts the answer anew.',
+        resolve: (item) => item.delta.offset,
+      }),
+      text: t.string({ description: 'The piece.', resolve: (item) => item.delta.text }),
+    }),
+  });
+  builder.objectRef<Extract<StreamItem, { kind: 'heartbeat' }>>('Heartbeat').implement({
+    description: 'The stream is alive. The first one comes at once and tells that it has begun.',
+    interfaces: [event],
+  });
+  builder.objectRef<Extract<StreamItem, { kind: 'history_lost' }>>('HistoryLost').implement({
+    description:
+      'Events between your `after` and this `cursor` are no longer in the log: read anew what you show, then go on.',
+    interfaces: [event],
+  });
+  return { event, type };
+}
+
+function sessionIdOf(item: StreamItem): string | null {
+  return item.kind === 'event' ? item.event.sessionId : item.kind === 'delta' ? item.delta.sessionId : null;
+}

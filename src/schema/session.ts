@@ -1,0 +1,47 @@
+import { listSessionMessages } from '../services/message.ts';
+import { sessionById } from '../services/session.ts';
+import { listSessionTasks } from '../services/task.ts';
+import type { Builder } from './builder.ts';
+
+/** The session with its inputs. */
+export function addSession(builder: Builder) {
+  builder.node('Session', {
+    description: 'A conversation with your team.',
+    id: { resolve: (session) => session.id },
+    loadOne: (id, context) => sessionById(context.operation.read, id),
+    fields: (t) => ({
+      title: t.exposeString('title', { description: 'Yours to choose.' }),
+      createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was opened.' }),
+      lastAccessedAt: t.expose('lastAccessedAt', {
+        type: 'DateTime',
+        description: 'When the last message was stored.',
+      }),
+      expiresAt: t.expose('expiresAt', {
+        type: 'DateTime',
+        description: 'From then on it takes no more messages. Each message moves it to 30 days ahead.',
+      }),
+      requestCount: t.exposeInt('requestCount', { description: 'How many messages you sent.' }),
+      messageCount: t.exposeInt('messageCount', { description: 'How many messages it holds, answers included.' }),
+      clientAddress: t.exposeString('clientAddress', { nullable: true, description: 'Address that opened it.' }),
+      messages: t.connection({
+        type: 'Message',
+        description: 'Its messages in their order; `last: 10` gives the newest ten.',
+        resolve: (session, page, context) => listSessionMessages(context.operation.read, session.id, page),
+      }),
+      tasks: t.connection({
+        type: 'Task',
+        description: 'Its tasks, newest first.',
+        resolve: (session, page, context) => listSessionTasks(context.operation.read, session.id, page),
+      }),
+    }),
+  });
+  const createInput = builder.inputType('CreateSessionInput', {
+    description: 'A new session.',
+    fields: (t) => ({ title: t.string({ description: '1 to 200 characters; default "New session".' }) }),
+  });
+  const updateInput = builder.inputType('UpdateSessionInput', {
+    description: 'Changes of a session.',
+    fields: (t) => ({ title: t.string({ required: true, description: '1 to 200 characters.' }) }),
+  });
+  return { createInput, updateInput };
+}

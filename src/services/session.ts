@@ -1,0 +1,136 @@
+import { z } from 'zod';
+import { statement } from '../adapters/postgres.ts';
+import { DomainError, notFound } from '../errors.ts';
+import type { SessionModel } from '../generated/prisma/models.ts';
+import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { cancelTasksOfSession } from '../queue/lane.ts';
+import { parseInput, text } from './input.ts';
+import { type Condition, type List, loadPage, type Page, type PageArguments } from './page.ts';
+import { rowsById, tables } from './table.ts';
+
+export interface SessionInput {
+  title?: string | null | undefined;
+}
+
+const titleRule = text('title')
+  .min(1, '`title` may not be empty.')
+  .max(200, '`title` may have at most 200 characters.');
+const createRules = z.object({ title: titleRule.optional() });
+const updateRules = z.object({ title: titleRule });
+const searchRule = text('search').max(200, '`search` may have at most 200 characters.').nullish();
+
+/** A session that nobody uses expires after this many days. */
+const lifeDays = 30;
+
+const sessionList: List<SessionModel> = {
+  table: tables.session,
+  order: [
+    { field: 'lastAccessedAt', column: 'last_accessed_at', type: 'timestamptz' },
+    { field: 'id', column: 'id', type: 'uuid' },
+  ],
+  direction: 'descending',
+};
+
+const loadSessions = rowsById<SessionModel>(tables.session);
+
+const insert = statement<{ id: string }>(`
+  INSERT INTO sessions (user_id, title, client_address, expires_at)
+  VALUES ($1, $2, $3, now() + make_interval(days => ${lifeDays})) RETURNING id`);
+const rename = statement<{ id: string }>(`UPDATE sessions SET title = $3 WHERE user_id = $1 AND id = $2 RETURNING id`);
+const remove = statement<{ id: string }>(`DELETE FROM sessions WHERE user_id = $1 AND id = $2 RETURNING id`);
+const removeEvents = statement(`DELETE FROM events WHERE user_id = $1 AND session_id = $2`);
+const lock = statement<{ expired: boolean }>(
+  `SELECT expires_at <= now() AS expired FROM sessions WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`,
+);
+const touch = statement<{ position: number }>(`
+  UPDATE sessions SET message_count = message_count + 1, request_count = request_count + $3::int, last_accessed_at = now(),
+    expires_at = now() + make_interval(days => ${lifeDays})
+  WHERE user_id = $1 AND id = $2 RETURNING message_count AS position`);
+
+/** The caller's session of that id, or null. */
+export function sessionById(operation: ReadOperation, id: string): Promise<SessionModel | null> {
+  return operation.load(loadSessions, id);
+}
+
+/** The caller's sessions, most recently used first; `search` keeps those whose title holds the text. */
+export function listSessions(
+  operation: ReadOperation,
+  page: PageArguments,
+  search?: string | null,
+): Promise<Page<SessionModel>> {
+  const wanted = parseInput(z.object({ search: searchRule }), { search }, 'sessions').search;
+  const conditions: Condition[] =
+    typeof wanted === 'string' && wanted !== ''
+      ? [{ sql: `position(lower(?) IN lower(title)) > 0`, values: [wanted] }]
+      : [];
+  return loadPage(operation, sessionList, page, conditions);
+}
+
+/** Opens a session. @throws DomainError BAD_USER_INPUT */
+export async function createSession(
+  operation: WriteOperation,
+  input: SessionInput,
+  clientAddress: string | null,
+): Promise<{ sessionId: string }> {
+  const { title = 'New session' } = parseInput(createRules, input, 'input');
+  const [row] = await operation.query(insert, [operation.userId, title, clientAddress]);
+  if (row === undefined) {
+    throw new Error('the session was not stored');
+  }
+  return { sessionId: row.id };
+}
+
+/** Renames a session. @throws DomainError NOT_FOUND, BAD_USER_INPUT */
+export async function updateSession(
+  operation: WriteOperation,
+  sessionId: string,
+  input: SessionInput,
+): Promise<{ sessionId: string }> {
+  const { title } = parseInput(updateRules, input, 'input');
+  const [row] = await operation.query(rename, [operation.userId, sessionId, title]);
+  if (row === undefined) {
+    throw notFound('session', 'id');
+  }
+  return { sessionId };
+}
+
+/** Deletes a session with its messages, tasks and events; what still ran is cancelled. @throws DomainError NOT_FOUND */
+export async function deleteSession(
+  operation: WriteOperation,
+  sessionId: string,
+): Promise<{ deletedSessionId: string }> {
+  await cancelTasksOfSession(operation, sessionId);
+  const [row] = await operation.query(remove, [operation.userId, sessionId]);
+  if (row === undefined) {
+    throw notFound('session', 'id');
+  }
+  await operation.query(removeEvents, [operation.userId, sessionId]);
+  return { deletedSessionId: sessionId };
+}
+
+/**
+ * Locks a session that takes messages.
+ * @throws DomainError NOT_FOUND, SESSION_EXPIRED
+ */
+export async function lockOpenSession(operation: WriteOperation, sessionId: string, field: string): Promise<void> {
+  const [session] = await operation.query(lock, [operation.userId, sessionId]);
+  if (session === undefined) {
+    throw notFound('session', field);
+  }
+  if (session.expired) {
+    throw new DomainError('SESSION_EXPIRED', 'The session has expired. Create a new one.', { field });
+  }
+}
+
+/** Takes the next place in a session. The session's row stays locked, so places follow the order of commits. */
+export async function takePosition(
+  operation: WriteOperation,
+  sessionId: string,
+  by: 'user' | 'agent',
+): Promise<number> {
+  const [row] = await operation.query(touch, [operation.userId, sessionId, by === 'user' ? 1 : 0]);
+  if (row === undefined) {
+    throw notFound('session');
+  }
+  return row.position;
+}

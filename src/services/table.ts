@@ -1,0 +1,52 @@
+import { statement } from '../adapters/postgres.ts';
+import { Prisma } from '../generated/prisma/client.ts';
+import type {
+  AgentModel,
+  EventModel,
+  MessageModel,
+  OrchestratorModel,
+  SessionModel,
+  TaskModel,
+  UserModel,
+} from '../generated/prisma/models.ts';
+import type { BatchLoad } from '../operation.ts';
+
+/** How rows of one noun are selected: the table, and its columns under the names of the data model. */
+export interface Table<Row> {
+  readonly name: string;
+  readonly columns: string;
+  /** Only a type: what a row looks like. */
+  readonly row?: Row;
+}
+
+/** The data model's names are the columns' names in camel case; a test holds the two together. */
+export function columnName(field: string): string {
+  return field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+function table<Row>(name: string, fields: { [Field in keyof Row & string]: Field }): Table<Row> {
+  const columns = Object.keys(fields).map((field) => `${columnName(field)} AS "${field}"`);
+  return { name, columns: columns.join(', ') };
+}
+
+export const tables = {
+  user: table<UserModel>('users', Prisma.UserScalarFieldEnum),
+  agent: table<AgentModel>('agents', Prisma.AgentScalarFieldEnum),
+  orchestrator: table<OrchestratorModel>('orchestrators', Prisma.OrchestratorScalarFieldEnum),
+  session: table<SessionModel>('sessions', Prisma.SessionScalarFieldEnum),
+  message: table<MessageModel>('messages', Prisma.MessageScalarFieldEnum),
+  task: table<TaskModel>('tasks', Prisma.TaskScalarFieldEnum),
+  event: table<EventModel>('events', Prisma.EventScalarFieldEnum),
+} as const;
+
+/** Loads rows of the calling user by id, in one statement; null where the caller owns no such row. */
+export function rowsById<Row extends { id: string }>(source: Table<Row>): BatchLoad<string, Row | null> {
+  const select = statement<Row & Record<string, unknown>>(
+    `SELECT ${source.columns} FROM ${source.name} WHERE user_id = $1 AND id = ANY ($2::uuid[])`,
+  );
+  return async (operation, ids) => {
+    const rows = await operation.query(select, [operation.userId, ids]);
+    const byId = new Map(rows.map((row) => [row.id, row]));
+    return ids.map((id) => byId.get(id) ?? null);
+  };
+}

@@ -1,0 +1,8 @@
+import { createLog } from './adapters/log.ts';
+import { startTaskWorker } from './app.ts';
+import { readConfig } from './config.ts';
+import { stopOnSignal } from './shutdown.ts';
+
+const config = readConfig(process.env);
+const log = createLog({ level: config.LOG_LEVEL });
+stopOnSignal(await startTaskWorker(config, log), log, config.SHUTDOWN_TIMEOUT * 3);

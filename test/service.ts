@@ -1,0 +1,179 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { inject } from 'vitest';
+import {
+  createDevelopmentKey,
+  type DevelopmentKey,
+  developmentAudience,
+  developmentIssuer,
+  signDevelopmentToken,
+} from '../dev/identity.ts';
+import { roleUrls } from '../dev/local.ts';
+import { type OfflineModel, startOfflineModel } from '../dev/offline-model/server.ts';
+import { createLog } from '../src/adapters/log.ts';
+import { type RunningApi, startApi, startTaskWorker } from '../src/app.ts';
+import { type Config, readConfig } from '../src/config.ts';
+
+export interface TestDatabase {
+  ownerUrl: string;
+  appUrl: string;
+  workerUrl: string;
+  /** Runs SQL as the superuser, past every policy: to arrange and to look, never as the service. */
+  owner(sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>;
+  drop(): Promise<void>;
+}
+
+/** A fresh database with the whole schema, for one test file. */
+export async function createTestDatabase(): Promise<TestDatabase> {
+  const name = `test_${randomBytes(6).toString('hex')}`;
+  const server = new URL(inject('templateUrl'));
+  server.pathname = '/postgres';
+  await withClient(server.href, async (client) => {
+    // Copying a template needs it free of connections: two files that copy at once take turns.
+    await client.query('SELECT pg_advisory_lock(7023)');
+    await client.query(`CREATE DATABASE ${name} TEMPLATE retinue_template`);
+  });
+  const owner = new URL(inject('templateUrl'));
+  owner.pathname = `/${name}`;
+  const urls = roleUrls(owner.href, inject('ownerPassword'));
+  const pool = new pg.Pool({ connectionString: owner.href, max: 4 });
+  pool.on('error', () => undefined);
+  return {
+    ownerUrl: owner.href,
+    appUrl: urls.app,
+    workerUrl: urls.worker,
+    owner: async (sql, values) => (await pool.query(sql, values)).rows,
+    drop: async () => {
+      await pool.end();
+      await withClient(server.href, (client) => client.query(`DROP DATABASE ${name} WITH (FORCE)`));
+    },
+  };
+}
+
+async function withClient(url: string, work: (client: pg.Client) => Promise<unknown>): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await work(client);
+  } finally {
+    await client.end();
+  }
+}
+
+export interface GraphQLAnswer {
+  status: number;
+  headers: Headers;
+  // What a test asks for decides its shape; the test's own expectations check it.
+  // biome-ignore lint/suspicious/noExplicitAny: see above
+  data: any;
+  errors: { message: string; path?: (string | number)[]; extensions: Record<string, unknown> }[];
+}
+
+export interface TestUser {
+  name: string;
+  token: string;
+  /** Sends one GraphQL request over HTTP. */
+  ask(query: string, variables?: Record<string, unknown>, headers?: Record<string, string>): Promise<GraphQLAnswer>;
+}
+
+export interface TestService {
+  api: RunningApi;
+  database: TestDatabase;
+  model: OfflineModel;
+  config: Config;
+  key: DevelopmentKey;
+  user(name: string): Promise<TestUser>;
+  stop(): Promise<void>;
+}
+
+/**
+ * The real service over a database of its own: API, worker (unless left out) and the offline model.
+ * With `redis: true` live messages go through the real Redis.
+ */
+export async function startTestService(
+  options: { worker?: boolean; redis?: boolean; environment?: Record<string, string> } = {},
+): Promise<TestService> {
+  await using started = new AsyncDisposableStack();
+  const database = await createTestDatabase();
+  started.defer(() => database.drop());
+  const model = await startOfflineModel();
+  started.defer(() => model.stop());
+  const key = await createDevelopmentKey();
+  const redisUrl = inject('redisUrl');
+  if (options.redis === true && redisUrl === null) {
+    throw new Error('this test needs Redis: install redis-server or set REDIS_URL');
+  }
+  const config = readConfig({
+    DATABASE_URL: database.appUrl,
+    WORKER_DATABASE_URL: database.workerUrl,
+    REDIS_URL: options.redis === true ? (redisUrl ?? undefined) : undefined,
+    MODEL_BASE_URL: model.url,
+    MODEL_API_KEY: model.apiKey,
+    MODEL_NAME: 'offline-1',
+    TOKEN_ISSUER: developmentIssuer,
+    TOKEN_AUDIENCE: developmentAudience,
+    TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),
+    PORT: '0',
+    POOL_SIZE: '10',
+    LOG_LEVEL: 'silent',
+    SHUTDOWN_TIMEOUT: '5000',
+    // Without Redis the worker is in this process too, but a channel of its own: polling is its wake-up.
+    WORKER_POLL_INTERVAL: '50',
+    HEARTBEAT_INTERVAL: '200',
+    ...options.environment,
+  });
+  const log = createLog({ level: config.LOG_LEVEL });
+  if (options.worker !== false) {
+    const worker = await startTaskWorker(config, log);
+    started.defer(() => worker.stop());
+  }
+  const api = await startApi(config, log);
+  started.defer(() => api.stop());
+  const all = started.move();
+  return {
+    api,
+    database,
+    model,
+    config,
+    key,
+    user: async (name) => createTestUser(api.url, name, await signDevelopmentToken(key, name)),
+    stop: () => all.disposeAsync(),
+  };
+}
+
+/** A user that speaks to the API over HTTP with a token. */
+export function createTestUser(url: string, name: string, token: string): TestUser {
+  return {
+    name,
+    token,
+    ask: async (query, variables = {}, headers = {}) => {
+      const response = await fetch(url, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${token}`, ...headers },
+        body: JSON.stringify({ query, variables }),
+        signal: AbortSignal.timeout(20_000),
+      });
+      const body = (await response.json()) as Partial<Pick<GraphQLAnswer, 'data' | 'errors'>>;
+      return { status: response.status, headers: response.headers, data: body.data ?? null, errors: body.errors ?? [] };
+    },
+  };
+}
+
+/** Waits until `probe` gives something else than null, undefined or false. @throws Error after the deadline. */
+export async function waitFor<Result>(
+  what: string,
+  probe: () => Promise<Result | null | undefined | false> | Result | null | undefined | false,
+  deadline = 15_000,
+): Promise<Result> {
+  const end = performance.now() + deadline;
+  for (;;) {
+    const result = await probe();
+    if (result !== null && result !== undefined && result !== false) {
+      return result;
+    }
+    if (performance.now() > end) {
+      throw new Error(`waited ${deadline} ms for ${what}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
