@@ -10,7 +10,12 @@ const result = spawnSync(process.execPath, ['node_modules/prisma/build/index.js'
   stdio: ['ignore', 'pipe', 'pipe'],
   encoding: 'utf8',
   // `generate` needs no schema engine, but looks for one and would download it: point it at a program that does nothing.
-  env: { ...process.env, PRISMA_SCHEMA_ENGINE_BINARY: '/bin/true', PRISMA_HIDE_UPDATE_MESSAGE: '1', CHECKPOINT_DISABLE: '1' },
+  env: {
+    ...process.env,
+    PRISMA_SCHEMA_ENGINE_BINARY: '/bin/true',
+    PRISMA_HIDE_UPDATE_MESSAGE: '1',
+    CHECKPOINT_DISABLE: '1',
+  },
 });
 if (result.status !== 0) {
   process.stderr.write(`${result.stdout}${result.stderr}`);

@@ -5,11 +5,15 @@ import { mutate } from './mutation.ts';
 
 export function addAgentFields(builder: Builder, types: ReturnType<typeof addAgent>): void {
   builder.queryField('agents', (t) =>
-    t.connection({
-      type: 'Agent',
-      description: 'Your team, oldest first.',
-      resolve: (_root, page, context) => listAgents(context.operation.read, page),
-    }),
+    t.connection(
+      {
+        type: 'Agent',
+        description: 'Your team, oldest first.',
+        resolve: (_root, page, context) => listAgents(context.operation.read, page),
+      },
+      { name: 'AgentConnection' },
+      { name: 'AgentEdge' },
+    ),
   );
   builder.queryField('agent', (t) =>
     t.field({

@@ -18,9 +18,9 @@ export function createSchema(): GraphQLSchema {
   const builder = createBuilder();
   addUser(builder);
   const agent = addAgent(builder);
-  const session = addSession(builder);
   const message = addMessage(builder);
   const task = addTask(builder);
+  const session = addSession(builder, { messages: message.connection, tasks: task.connection });
   const event = addEvent(builder, { agentStatus: agent.status });
 
   addUserFields(builder);

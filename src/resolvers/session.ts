@@ -5,12 +5,18 @@ import { mutate } from './mutation.ts';
 
 export function addSessionFields(builder: Builder, types: ReturnType<typeof addSession>): void {
   builder.queryField('sessions', (t) =>
-    t.connection({
-      type: 'Session',
-      description: 'Your sessions, most recently used first.',
-      args: { search: t.arg.string({ description: 'Keeps sessions whose title holds this text, whatever the case.' }) },
-      resolve: (_root, { search, ...page }, context) => listSessions(context.operation.read, page, search),
-    }),
+    t.connection(
+      {
+        type: 'Session',
+        description: 'Your sessions, most recently used first.',
+        args: {
+          search: t.arg.string({ description: 'Keeps sessions whose title holds this text, whatever the case.' }),
+        },
+        resolve: (_root, { search, ...page }, context) => listSessions(context.operation.read, page, search),
+      },
+      { name: 'SessionConnection' },
+      { name: 'SessionEdge' },
+    ),
   );
   builder.queryField('session', (t) =>
     t.field({

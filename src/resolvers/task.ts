@@ -12,17 +12,20 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
     }),
   });
   builder.queryField('tasks', (t) =>
-    t.connection({
-      type: 'Task',
-      description: 'Your tasks, newest first.',
-      args: { filter: t.arg({ type: filter, description: 'Conditions on the tasks.' }) },
-      resolve: (_root, { filter: wanted, ...page }, context) =>
-        listTasks(context.operation.read, page, {
-          sessionId: wanted?.sessionId && decodeId(wanted.sessionId, 'Session', 'filter.sessionId'),
-          agentId: wanted?.agentId && decodeId(wanted.agentId, 'Agent', 'filter.agentId'),
-          states: wanted?.states,
-        }),
-    }),
+    t.connection(
+      {
+        type: 'Task',
+        description: 'Your tasks, newest first.',
+        args: { filter: t.arg({ type: filter, description: 'Conditions on the tasks.' }) },
+        resolve: (_root, { filter: wanted, ...page }, context) =>
+          listTasks(context.operation.read, page, {
+            sessionId: wanted?.sessionId && decodeId(wanted.sessionId, 'Session', 'filter.sessionId'),
+            agentId: wanted?.agentId && decodeId(wanted.agentId, 'Agent', 'filter.agentId'),
+            states: wanted?.states,
+          }),
+      },
+      types.connection,
+    ),
   );
   builder.queryField('task', (t) =>
     t.field({

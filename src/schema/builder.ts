@@ -7,6 +7,7 @@ import type { AgentModel, MessageModel, SessionModel, TaskModel, UserModel } fro
 import type { Operation, WriteOperation } from '../operation.ts';
 import type { FollowOptions } from '../services/event.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
+import { defaultPageSize, maximumPageSize } from '../services/page.ts';
 
 /** What a resolver may use. Everything that reaches data goes through the operation of the calling user. */
 export interface Context {
@@ -54,13 +55,32 @@ export function createBuilder(): Builder {
     relay: {
       cursorType: 'String',
       clientMutationId: 'omit',
-      edgesFieldOptions: { nullable: false },
-      nodeFieldOptions: { nullable: false },
-      pageInfoTypeOptions: { description: 'Where a page stands in its list.' },
-      nodesQueryOptions: false,
+      idFieldOptions: { description: 'Opaque id, unique over everything you own.' },
+      nodeTypeOptions: { description: 'Anything that has an id and can be read again by it.' },
       nodeQueryOptions: {
         description: 'Anything of yours that has an id; null when you own nothing of that id.',
+        args: { id: { description: 'Id of any noun.' } },
       },
+      nodesQueryOptions: false,
+      edgesFieldOptions: { nullable: false, description: 'The items of this page, in order.' },
+      nodeFieldOptions: { nullable: false, description: 'The item.' },
+      cursorFieldOptions: { description: 'Its place in the list, for `after` and `before`.' },
+      pageInfoFieldOptions: { description: 'Where this page stands in the list.' },
+      pageInfoTypeOptions: { description: 'Where a page stands in its list.' },
+      hasNextPageFieldOptions: { description: 'Whether the list goes on behind this page.' },
+      hasPreviousPageFieldOptions: { description: 'Whether the list has items before this page.' },
+      startCursorFieldOptions: { description: 'Cursor of the first item; null on an empty page.' },
+      endCursorFieldOptions: { description: 'Cursor of the last item; null on an empty page.' },
+      firstArgOptions: {
+        description: `How many items from the start: 0 to ${maximumPageSize}; ${defaultPageSize} when neither \`first\` nor \`last\` is given.`,
+      },
+      afterArgOptions: { description: 'Only items behind this cursor.' },
+      lastArgOptions: {
+        description: `How many items from the end: 0 to ${maximumPageSize}. Not together with \`first\`.`,
+      },
+      beforeArgOptions: { description: 'Only items before this cursor.' },
+      defaultConnectionTypeOptions: { description: 'A page of a list.' },
+      defaultEdgeTypeOptions: { description: 'An item and its place in the list.' },
       encodeGlobalID: (typename, id) => encodeId(typename, String(id)),
       decodeGlobalID: (id) => decodeAnyId(id, 'id'),
     },

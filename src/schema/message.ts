@@ -54,5 +54,6 @@ export function addMessage(builder: Builder) {
       content: t.string({ required: true, description: 'The text: not empty, at most 100 kB of UTF-8.' }),
     }),
   });
-  return { sendInput };
+  const connection = builder.connectionObject({ type: 'Message', name: 'MessageConnection' }, { name: 'MessageEdge' });
+  return { sendInput, connection };
 }

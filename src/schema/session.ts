@@ -2,9 +2,17 @@ import { listSessionMessages } from '../services/message.ts';
 import { sessionById } from '../services/session.ts';
 import { listSessionTasks } from '../services/task.ts';
 import type { Builder } from './builder.ts';
+import type { addMessage } from './message.ts';
+import type { addTask } from './task.ts';
 
 /** The session with its inputs. */
-export function addSession(builder: Builder) {
+export function addSession(
+  builder: Builder,
+  connections: {
+    messages: ReturnType<typeof addMessage>['connection'];
+    tasks: ReturnType<typeof addTask>['connection'];
+  },
+) {
   builder.node('Session', {
     description: 'A conversation with your team.',
     id: { resolve: (session) => session.id },
@@ -23,16 +31,22 @@ export function addSession(builder: Builder) {
       requestCount: t.exposeInt('requestCount', { description: 'How many messages you sent.' }),
       messageCount: t.exposeInt('messageCount', { description: 'How many messages it holds, answers included.' }),
       clientAddress: t.exposeString('clientAddress', { nullable: true, description: 'Address that opened it.' }),
-      messages: t.connection({
-        type: 'Message',
-        description: 'Its messages in their order; `last: 10` gives the newest ten.',
-        resolve: (session, page, context) => listSessionMessages(context.operation.read, session.id, page),
-      }),
-      tasks: t.connection({
-        type: 'Task',
-        description: 'Its tasks, newest first.',
-        resolve: (session, page, context) => listSessionTasks(context.operation.read, session.id, page),
-      }),
+      messages: t.connection(
+        {
+          type: 'Message',
+          description: 'Its messages in their order; `last: 10` gives the newest ten.',
+          resolve: (session, page, context) => listSessionMessages(context.operation.read, session.id, page),
+        },
+        connections.messages,
+      ),
+      tasks: t.connection(
+        {
+          type: 'Task',
+          description: 'Its tasks, newest first.',
+          resolve: (session, page, context) => listSessionTasks(context.operation.read, session.id, page),
+        },
+        connections.tasks,
+      ),
     }),
   });
   const createInput = builder.inputType('CreateSessionInput', {

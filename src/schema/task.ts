@@ -67,5 +67,6 @@ export function addTask(builder: Builder) {
       }),
     }),
   });
-  return { state };
+  const connection = builder.connectionObject({ type: 'Task', name: 'TaskConnection' }, { name: 'TaskEdge' });
+  return { state, connection };
 }
