@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   // As Node resolves it: a second copy of graphql by its `module` field would not know the schema's types.
-  resolve: { mainFields: ['main'] },
+  resolve: { alias: [{ find: /^graphql$/, replacement: 'graphql/index.js' }] },
   test: {
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/stack.ts'],
