@@ -1,0 +1,51 @@
+import pg from 'pg';
+import { roleUrls } from '../dev/local.ts';
+import { type Stack, startStack } from '../dev/stack.ts';
+import { allowLogin, migrate } from '../prisma/migrate.ts';
+
+/** A database with the whole schema and no rows, for one benchmark. */
+export interface BenchDatabase {
+  readonly appUrl: string;
+  readonly workerUrl: string;
+  /** Runs SQL as the superuser, past every policy: to seed and to look at statistics. */
+  owner<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>;
+  close(): Promise<void>;
+}
+
+/** The embedded stack with Postgres' own settings, and the extension that counts statements. */
+export function startBenchStack(dataFolder: string, parts: { redis: boolean; qdrant: boolean }): Promise<Stack> {
+  return startStack({
+    dataFolder,
+    ...parts,
+    reuse: false,
+    postgresSettings: { shared_preload_libraries: 'pg_stat_statements' },
+  });
+}
+
+/** Makes the benchmark's database anew. */
+export async function createBenchDatabase(stack: Stack, bench: string): Promise<BenchDatabase> {
+  const name = `bench_${bench}`;
+  const server = new pg.Client({ connectionString: stack.postgres.ownerUrl, connectionTimeoutMillis: 10_000 });
+  await server.connect();
+  try {
+    await server.query(`DROP DATABASE IF EXISTS ${server.escapeIdentifier(name)} WITH (FORCE)`);
+    await server.query(`CREATE DATABASE ${server.escapeIdentifier(name)}`);
+  } finally {
+    await server.end();
+  }
+  const url = new URL(stack.postgres.ownerUrl);
+  url.pathname = `/${name}`;
+  await migrate({ ownerUrl: url.href, direction: 'up' });
+  const urls = roleUrls(url.href, stack.postgres.ownerPassword);
+  await allowLogin(url.href, urls.app);
+  await allowLogin(url.href, urls.worker);
+  const pool = new pg.Pool({ connectionString: url.href, max: 2, connectionTimeoutMillis: 10_000 });
+  pool.on('error', () => undefined);
+  await pool.query('CREATE EXTENSION pg_stat_statements');
+  return {
+    appUrl: urls.app,
+    workerUrl: urls.worker,
+    owner: async (sql, values) => (await pool.query(sql, values)).rows,
+    close: () => pool.end(),
+  };
+}

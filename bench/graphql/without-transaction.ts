@@ -1,0 +1,88 @@
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import pg from 'pg';
+import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
+import { systemClock } from '../../src/adapters/clock.ts';
+import { createLog } from '../../src/adapters/log.ts';
+import type { Database, Transaction } from '../../src/adapters/postgres.ts';
+import { createChannel } from '../../src/adapters/redis.ts';
+import { createAuthenticator } from '../../src/auth.ts';
+import { createHttpServer } from '../../src/http.ts';
+import { createOperation } from '../../src/operation.ts';
+import { createSchema } from '../../src/resolvers/schema.ts';
+import { runChild } from '../child.ts';
+import { poolSize, type ServerReady, type ServerSettings } from './settings.ts';
+
+/** The one user whom this server can serve. */
+export interface OneUserSettings extends ServerSettings {
+  readonly userId: string;
+}
+
+// The service without what makes it safe for many users: its connections belong to one user from their start, so that
+// no request needs a transaction or has to say whose it is. It shows what those cost and is of no other use.
+runChild<OneUserSettings, ServerReady>(async (settings) => {
+  const log = createLog({ level: 'warn' });
+  const database = createOneUserDatabase(settings);
+  const channel = createChannel({ url: null, log });
+  const stopping = new AbortController();
+  const server = createHttpServer({
+    schema: createSchema(),
+    authenticate: createAuthenticator({
+      issuer: developmentIssuer,
+      audience: developmentAudience,
+      keys: { publicKey: settings.publicKey },
+      signIn: async () => settings.userId,
+    }),
+    openOperation: (userId) => createOperation({ database, channel, clock: systemClock() }, userId),
+    live: { channel, heartbeatInterval: 15_000 },
+    log,
+    trustProxy: false,
+    graphiql: null,
+    readiness: async () => ({ ready: true, dependencies: {} }),
+    stopping: stopping.signal,
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  return {
+    ready: { url: `http://127.0.0.1:${port}/graphql` },
+    commands: {},
+    stop: async () => {
+      server.close();
+      stopping.abort();
+      server.closeAllConnections();
+      await channel.close();
+      await database.close();
+    },
+  };
+});
+
+/** The service's settings of the pool and of types, without BEGIN, set_config and COMMIT. */
+function createOneUserDatabase(settings: OneUserSettings): Database {
+  const pool = new pg.Pool({
+    connectionString: settings.databaseUrl,
+    max: poolSize,
+    pipeline: true,
+    // Policies still ask who is acting: the connection answers once for all.
+    options: `-c app.user_id=${settings.userId}`,
+    types: {
+      getTypeParser: (type: number, format?: 'text' | 'binary') =>
+        type === 20 ? (value: string) => BigInt(value) : pg.types.getTypeParser(type, format),
+    } as pg.CustomTypesConfig,
+  });
+  const withoutTransaction = (client: pg.PoolClient): Transaction => {
+    const end = async (): Promise<void> => client.release();
+    return {
+      query: async ({ name, text }, values = []) => (await client.query({ name, text, values })).rows,
+      prisma: () => Promise.reject(new Error('what is measured here does not use Prisma')),
+      commit: end,
+      rollback: end,
+    };
+  };
+  return {
+    begin: async () => withoutTransaction(await pool.connect()),
+    query: async ({ name, text }, values = []) => (await pool.query({ name, text, values })).rows,
+    usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
+    close: () => pool.end(),
+  };
+}
