@@ -11,10 +11,16 @@ export interface MigrateOptions {
   log?: (line: string) => void;
 }
 
-/** Applies or takes back migrations, each in a transaction, one process at a time. @returns the names that ran. */
+/**
+ * Applies or takes back migrations, each in a transaction, one process at a time.
+ * @returns the names that ran
+ * @throws Error when another process holds a lock for longer than a minute
+ */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
   const ran = await runner({
-    databaseUrl: options.ownerUrl,
+    databaseUrl: { connectionString: options.ownerUrl, connectionTimeoutMillis: 10_000, lock_timeout: 60_000 },
+    // Several processes may migrate as they start: the later ones wait and then find nothing to do.
+    advisoryLockMode: 'wait',
     dir: fileURLToPath(new URL('migrations', import.meta.url)),
     migrationsTable: 'schema_migrations',
     direction: options.direction,

@@ -11,6 +11,8 @@ import type { Config } from './config.ts';
 import { createHttpServer } from './http.ts';
 import { createOperation } from './operation.ts';
 import { createSchema } from './resolvers/schema.ts';
+import { runAgent } from './runner/run-agent.ts';
+import { startUpkeep } from './runner/upkeep.ts';
 import { startWorker } from './runner/worker.ts';
 import { signInUser } from './services/user.ts';
 
@@ -25,10 +27,34 @@ export interface RunningApi extends Running {
   url: string;
 }
 
-/** Builds the API process and starts to listen. @throws Error when a role could bypass row-level security */
-export async function startApi(config: Config, log: Log): Promise<RunningApi> {
-  const database = await openDatabase(config, config.DATABASE_URL, 'app_user', log);
+/**
+ * Starts API and worker in this process, over one channel: so that live messages reach the API without Redis too.
+ * @throws Error when a role could bypass row-level security
+ */
+export async function startAll(config: Config, log: Log): Promise<RunningApi> {
+  await using started = new AsyncDisposableStack();
   const channel = createChannel({ url: config.REDIS_URL ?? null, log });
+  started.defer(() => channel.close());
+  const worker = await startTaskWorker(config, log, channel);
+  started.defer(() => worker.stop());
+  const api = await startApi(config, log, channel);
+  started.defer(() => api.stop());
+  const all = started.move();
+  return { url: api.url, stop: () => all.disposeAsync() };
+}
+
+/**
+ * Builds the API process and starts to listen. A channel that is handed in stays the caller's to close.
+ * @throws Error when a role could bypass row-level security
+ */
+export async function startApi(config: Config, log: Log, shared?: Channel): Promise<RunningApi> {
+  await using started = new AsyncDisposableStack();
+  const database = await openDatabase(config, config.DATABASE_URL, 'app_user', log);
+  started.defer(() => database.close());
+  const channel = shared ?? createChannel({ url: config.REDIS_URL ?? null, log });
+  if (shared === undefined) {
+    started.defer(() => channel.close());
+  }
   const resources = { database, channel, clock: systemClock() };
   const openOperation = (userId: string) => createOperation(resources, userId);
   const stopping = new AbortController();
@@ -41,7 +67,7 @@ export async function startApi(config: Config, log: Log): Promise<RunningApi> {
       keys:
         config.TOKEN_JWKS_URL === undefined
           ? { publicKey: config.TOKEN_PUBLIC_KEY ?? '' }
-          : { jwksUrl: config.TOKEN_JWKS_URL },
+          : { url: config.TOKEN_JWKS_URL, cooldown: config.TOKEN_JWKS_COOLDOWN, maxAge: config.TOKEN_JWKS_MAX_AGE },
       signIn: (identity) => signInUser(database, openOperation, identity),
     }),
     openOperation,
@@ -57,6 +83,7 @@ export async function startApi(config: Config, log: Log): Promise<RunningApi> {
   const { port } = server.address() as AddressInfo;
   log.info({ port }, 'api listening');
 
+  const all = started.move();
   return {
     url: `http://${config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST}:${port}/graphql`,
     stop: async () => {
@@ -67,23 +94,28 @@ export async function startApi(config: Config, log: Log): Promise<RunningApi> {
       const force = setTimeout(() => server.closeAllConnections(), config.SHUTDOWN_TIMEOUT);
       await closed;
       clearTimeout(force);
-      await channel.close();
-      await database.close();
+      await all.disposeAsync();
       log.info('api stopped');
     },
   };
 }
 
-/** Builds the worker process and starts to claim tasks. @throws Error when a role could bypass row-level security */
-export async function startTaskWorker(config: Config, log: Log): Promise<Running> {
+/**
+ * Builds the worker process and starts to claim tasks. A channel that is handed in stays the caller's to close.
+ * @throws Error when a role could bypass row-level security
+ */
+export async function startTaskWorker(config: Config, log: Log, shared?: Channel): Promise<Running> {
+  await using started = new AsyncDisposableStack();
   const database = await openDatabase(config, config.WORKER_DATABASE_URL, 'app_worker', log);
-  const channel = createChannel({ url: config.REDIS_URL ?? null, log });
+  started.defer(() => database.close());
+  const channel = shared ?? createChannel({ url: config.REDIS_URL ?? null, log });
+  if (shared === undefined) {
+    started.defer(() => channel.close());
+  }
+  const resources = { database, channel, clock: systemClock(), log };
   const worker = await startWorker(
     {
-      database,
-      channel,
-      clock: systemClock(),
-      log,
+      ...resources,
       model: createLanguageModel({
         baseUrl: config.MODEL_BASE_URL,
         apiKey: config.MODEL_API_KEY,
@@ -93,13 +125,29 @@ export async function startTaskWorker(config: Config, log: Log): Promise<Running
       }),
       taskTimeout: config.TASK_TIMEOUT,
     },
-    { slots: config.WORKER_SLOTS, pollInterval: config.WORKER_POLL_INTERVAL, stopTimeout: config.SHUTDOWN_TIMEOUT },
+    {
+      handlers: { AGENT_RUN: runAgent },
+      slots: config.WORKER_SLOTS,
+      pollInterval: config.WORKER_POLL_INTERVAL,
+      lease: config.TASK_LEASE,
+      stopTimeout: config.SHUTDOWN_TIMEOUT,
+    },
   );
+  const stopUpkeep = startUpkeep(resources, worker.id, {
+    lease: config.TASK_LEASE,
+    taskTimeout: config.TASK_TIMEOUT,
+    retention: {
+      expiredSessionDays: config.SESSION_RETENTION_DAYS,
+      eventDays: config.EVENT_RETENTION_DAYS,
+      eventsPerSession: config.EVENTS_PER_SESSION,
+    },
+  });
+  const all = started.move();
   return {
     stop: async () => {
+      await stopUpkeep();
       await worker.stop();
-      await channel.close();
-      await database.close();
+      await all.disposeAsync();
       log.info('worker stopped');
     },
   };

@@ -9,7 +9,7 @@ export const errorCodes = {
   MESSAGE_TOO_LARGE: 'A message may have at most 100 kB of UTF-8 text.',
   SESSION_EXPIRED: 'The session is past its expiry and takes no more messages. Create a new one.',
   AGENT_QUEUE_FULL: 'The agent already has as many waiting tasks as it may have. Nothing was stored; retry later.',
-  AGENT_DELETED: 'The agent was deleted before it could answer.',
+  TASK_ENDED: 'The task is completed, failed, cancelled or skipped: nothing about it can be changed any more.',
   MODEL_UNAVAILABLE: 'The model did not answer in time or could not be reached.',
   MODEL_RATE_LIMITED: 'The model provider refuses more requests for now.',
   MODEL_REFUSED:

@@ -8,7 +8,9 @@ export type NewEvent =
   | { type: 'task_started'; sessionId: string | null; taskId: string; attempt: number }
   | { type: 'task_completed'; sessionId: string | null; taskId: string }
   | { type: 'task_failed'; sessionId: string | null; taskId: string; code: string; willRetry: boolean }
+  | { type: 'task_progress'; sessionId: string | null; taskId: string; progress: number; note: string }
   | { type: 'task_cancelled'; sessionId: string | null; taskId: string }
+  | { type: 'task_skipped'; sessionId: string | null; taskId: string }
   | { type: 'message_created'; sessionId: string; messageId: string };
 
 export type EventType = NewEvent['type'];

@@ -2,7 +2,6 @@
 -- Up Migration
 
 CREATE TYPE lane_kind AS ENUM ('AGENT', 'ORCHESTRATOR', 'MEMORY');
-CREATE TYPE task_kind AS ENUM ('AGENT_RUN');
 CREATE TYPE task_state AS ENUM
   ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING', 'COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED');
 CREATE TYPE task_step_kind AS ENUM ('MODEL', 'TOOL');
@@ -12,10 +11,12 @@ CREATE TABLE tenants (
   user_id uuid PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
   queued integer NOT NULL DEFAULT 0,
   running integer NOT NULL DEFAULT 0,
+  ready_lanes integer NOT NULL DEFAULT 0,
   max_running integer NOT NULL DEFAULT 20 CHECK (max_running >= 0),
   served_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX tenants_ready_idx ON tenants (served_at, user_id) WHERE queued > 0 AND running < max_running;
+-- Only users with something to claim stand in it, so a claim's cost does not grow with the number of users.
+CREATE INDEX tenants_ready_idx ON tenants (served_at, user_id) WHERE ready_lanes > 0 AND running < max_running;
 SELECT app.isolate('tenants');
 GRANT SELECT ON tenants TO app_user;
 
@@ -56,7 +57,8 @@ ALTER TABLE workers FORCE ROW LEVEL SECURITY;
 CREATE TABLE tasks (
   user_id uuid NOT NULL REFERENCES tenants (user_id) ON DELETE CASCADE,
   id uuid NOT NULL DEFAULT uuidv7(),
-  kind task_kind NOT NULL,
+  kind text NOT NULL,
+  input jsonb NOT NULL DEFAULT '{}',
   lane_id uuid,
   agent_id uuid,
   session_id uuid,
@@ -66,7 +68,8 @@ CREATE TABLE tasks (
   state task_state NOT NULL DEFAULT 'QUEUED',
   session_order integer,
   attempt integer NOT NULL DEFAULT 0,
-  max_attempts integer NOT NULL DEFAULT 5 CHECK (max_attempts > 0),
+  failures integer NOT NULL DEFAULT 0,
+  crashes integer NOT NULL DEFAULT 0,
   worker_id uuid,
   progress double precision NOT NULL DEFAULT 0 CHECK (progress BETWEEN 0 AND 1),
   progress_note text,
@@ -75,6 +78,8 @@ CREATE TABLE tasks (
   created_at timestamptz(3) NOT NULL DEFAULT now(),
   due_at timestamptz(3) NOT NULL DEFAULT now(),
   started_at timestamptz(3),
+  deadline_at timestamptz(3),
+  waiting_since timestamptz(3),
   finished_at timestamptz(3),
   PRIMARY KEY (user_id, id),
   CHECK ((state = 'RUNNING') = (worker_id IS NOT NULL)),
@@ -140,8 +145,8 @@ CREATE POLICY engine ON tasks FOR ALL TO app_queue USING (true) WITH CHECK (true
 CREATE POLICY engine ON workers FOR ALL TO app_queue USING (true) WITH CHECK (true);
 GRANT SELECT, INSERT, UPDATE ON tenants TO app_queue;
 GRANT SELECT, UPDATE ON lanes TO app_queue;
-GRANT SELECT (user_id, id, kind, lane_id, agent_id, session_id, state, session_order, attempt, max_attempts, worker_id, due_at, created_at, started_at),
-  UPDATE (state, attempt, worker_id, due_at, started_at) ON tasks TO app_queue;
+GRANT SELECT (user_id, id, kind, lane_id, session_id, state, session_order, attempt, crashes, worker_id, due_at, started_at),
+  UPDATE (state, attempt, crashes, worker_id, due_at, started_at) ON tasks TO app_queue;
 GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO app_queue;
 
 -- A user of the engine exists from the first sight of the user.
@@ -156,113 +161,191 @@ $$;
 ALTER FUNCTION queue.add_tenant() OWNER TO app_queue;
 CREATE TRIGGER add_tenant AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION queue.add_tenant();
 
--- Counts change in the transaction that changes a task's state, so that limits read from them are exact.
--- Lock order everywhere: lane, task, tenant, session, user.
-CREATE FUNCTION queue.count_task() RETURNS trigger
+-- Counts change in the transaction that changes a task's state, so that limits read from them are exact: tasks are
+-- counted in their lane, lanes in their tenant. Lock order everywhere: lanes by id, tasks, tenant, session, user.
+CREATE FUNCTION queue.move(owner uuid, lane uuid, states task_state[], steps integer[]) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
 DECLARE
-  left_state task_state := CASE WHEN TG_OP <> 'INSERT' AND OLD.lane_id IS NOT NULL THEN OLD.state END;
-  entered_state task_state := CASE WHEN TG_OP <> 'DELETE' AND NEW.lane_id IS NOT NULL THEN NEW.state END;
-  lane uuid := CASE WHEN TG_OP = 'INSERT' THEN NEW.lane_id ELSE OLD.lane_id END;
-  owner uuid := CASE WHEN TG_OP = 'INSERT' THEN NEW.user_id ELSE OLD.user_id END;
-  starts boolean := entered_state IS NOT DISTINCT FROM 'RUNNING' AND left_state IS DISTINCT FROM 'RUNNING';
+  moved record;
 BEGIN
-  UPDATE lanes SET
-    blocked = blocked + (entered_state IS NOT DISTINCT FROM 'BLOCKED')::int - (left_state IS NOT DISTINCT FROM 'BLOCKED')::int,
-    queued = queued + (entered_state IS NOT DISTINCT FROM 'QUEUED')::int - (left_state IS NOT DISTINCT FROM 'QUEUED')::int,
-    retrying = retrying + (entered_state IS NOT DISTINCT FROM 'RETRYING')::int - (left_state IS NOT DISTINCT FROM 'RETRYING')::int,
-    running = running + (entered_state IS NOT DISTINCT FROM 'RUNNING')::int - (left_state IS NOT DISTINCT FROM 'RUNNING')::int,
-    served_at = CASE WHEN starts THEN clock_timestamp() ELSE served_at END
-  WHERE user_id = owner AND id = lane;
-  UPDATE tenants SET
-    queued = queued + (entered_state IS NOT DISTINCT FROM 'QUEUED')::int - (left_state IS NOT DISTINCT FROM 'QUEUED')::int,
-    running = running + (entered_state IS NOT DISTINCT FROM 'RUNNING')::int - (left_state IS NOT DISTINCT FROM 'RUNNING')::int,
-    served_at = CASE WHEN starts THEN clock_timestamp() ELSE served_at END
-  WHERE user_id = owner;
+  SELECT
+    coalesce(sum(step) FILTER (WHERE state = 'BLOCKED'), 0) AS blocked,
+    coalesce(sum(step) FILTER (WHERE state = 'QUEUED'), 0) AS queued,
+    coalesce(sum(step) FILTER (WHERE state = 'RETRYING'), 0) AS retrying,
+    coalesce(sum(step) FILTER (WHERE state = 'RUNNING'), 0) AS running
+  INTO moved FROM unnest(states, steps) AS move (state, step);
+  IF moved.blocked <> 0 OR moved.queued <> 0 OR moved.retrying <> 0 OR moved.running <> 0 THEN
+    UPDATE lanes SET
+      blocked = lanes.blocked + moved.blocked,
+      queued = lanes.queued + moved.queued,
+      retrying = lanes.retrying + moved.retrying,
+      running = lanes.running + moved.running,
+      served_at = CASE WHEN moved.running > 0 THEN clock_timestamp() ELSE lanes.served_at END
+    WHERE lanes.user_id = owner AND lanes.id = lane;
+  END IF;
+END
+$$;
+
+CREATE FUNCTION queue.count_tasks() RETURNS trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(1))
+    FROM new_tasks WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
+  ELSIF TG_OP = 'DELETE' THEN
+    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(-1))
+    FROM old_tasks WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
+  ELSE
+    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(step))
+    FROM (
+      SELECT user_id, lane_id, state, 1 AS step FROM new_tasks
+      UNION ALL
+      SELECT user_id, lane_id, state, -1 AS step FROM old_tasks
+    ) AS moves
+    WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
+  END IF;
   RETURN NULL;
 END
 $$;
-ALTER FUNCTION queue.count_task() OWNER TO app_queue;
-CREATE TRIGGER count_inserted_task AFTER INSERT ON tasks FOR EACH ROW
-  WHEN (NEW.lane_id IS NOT NULL) EXECUTE FUNCTION queue.count_task();
-CREATE TRIGGER count_changed_task AFTER UPDATE ON tasks FOR EACH ROW
-  WHEN (OLD.lane_id IS NOT NULL AND (OLD.state <> NEW.state OR NEW.lane_id IS NULL)) EXECUTE FUNCTION queue.count_task();
-CREATE TRIGGER count_deleted_task AFTER DELETE ON tasks FOR EACH ROW
-  WHEN (OLD.lane_id IS NOT NULL) EXECUTE FUNCTION queue.count_task();
+ALTER FUNCTION queue.move(uuid, uuid, task_state[], integer[]) OWNER TO app_queue;
+ALTER FUNCTION queue.count_tasks() OWNER TO app_queue;
+CREATE TRIGGER count_inserted_tasks AFTER INSERT ON tasks REFERENCING NEW TABLE AS new_tasks
+  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
+CREATE TRIGGER count_updated_tasks AFTER UPDATE ON tasks REFERENCING OLD TABLE AS old_tasks NEW TABLE AS new_tasks
+  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
+CREATE TRIGGER count_deleted_tasks AFTER DELETE ON tasks REFERENCING OLD TABLE AS old_tasks
+  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
 
--- Hands due tasks to a worker: the least recently served user first, then that user's least recently served lane with
--- a free slot, then age. Rows that another transaction holds are passed over, so claims never wait and never deadlock.
-CREATE FUNCTION queue.claim(claiming_worker uuid, free_slots integer)
-  RETURNS TABLE (user_id uuid, task_id uuid, attempt integer)
+CREATE FUNCTION queue.count_lane() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
 DECLARE
-  candidate record;
-  claimed record;
-  passed_over uuid[] := '{}';
-  claims integer := 0;
+  was_queued integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.queued END;
+  was_running integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.running END;
+  was_ready integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE (OLD.queued > 0 AND OLD.running < OLD.max_running)::integer END;
+  is_queued integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.queued END;
+  is_running integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.running END;
+  is_ready integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE (NEW.queued > 0 AND NEW.running < NEW.max_running)::integer END;
 BEGIN
-  WHILE claims < free_slots AND cardinality(passed_over) < 64 LOOP
-    SELECT ready.user_id, ready.lane_id INTO candidate
-    FROM tenants
-    CROSS JOIN LATERAL (
-      SELECT lanes.user_id, lanes.id AS lane_id FROM lanes
-      WHERE lanes.user_id = tenants.user_id AND lanes.queued > 0 AND lanes.running < lanes.max_running
-        AND lanes.id <> ALL (passed_over)
-      ORDER BY lanes.served_at, lanes.id
-      LIMIT 1
-      FOR NO KEY UPDATE SKIP LOCKED
-    ) AS ready
-    WHERE tenants.queued > 0 AND tenants.running < tenants.max_running
-    ORDER BY tenants.served_at, tenants.user_id
-    LIMIT 1
-    FOR NO KEY UPDATE OF tenants SKIP LOCKED;
-    EXIT WHEN NOT FOUND;
+  IF is_queued <> was_queued OR is_running <> was_running OR is_ready <> was_ready THEN
+    UPDATE tenants SET
+      queued = tenants.queued + is_queued - was_queued,
+      running = tenants.running + is_running - was_running,
+      ready_lanes = tenants.ready_lanes + is_ready - was_ready,
+      served_at = CASE WHEN is_running > was_running THEN clock_timestamp() ELSE tenants.served_at END
+    WHERE tenants.user_id = CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END;
+  END IF;
+  RETURN NULL;
+END
+$$;
+ALTER FUNCTION queue.count_lane() OWNER TO app_queue;
+CREATE TRIGGER count_lane AFTER INSERT OR UPDATE OR DELETE ON lanes FOR EACH ROW EXECUTE FUNCTION queue.count_lane();
 
-    -- A fresh statement sees the lane as it is now that its lock is held.
-    UPDATE tasks SET state = 'RUNNING', attempt = tasks.attempt + 1, worker_id = claiming_worker,
-      started_at = coalesce(tasks.started_at, clock_timestamp())
+-- Hands due tasks to a worker: the least recently served user first, then that user's least recently served lane with
+-- a free slot, then age. Each round takes one lane of each user whose turn it is. Rows that another transaction holds
+-- are passed over, so a claim never waits and never deadlocks.
+CREATE FUNCTION queue.claim(claiming_worker uuid, free_slots integer, kinds text[] DEFAULT NULL)
+  RETURNS TABLE (user_id uuid, task_id uuid, attempt integer, kind text)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  slots integer := free_slots;
+  turn_users uuid[];
+  turn_lanes uuid[];
+  passed_over uuid[] := '{}';
+  claimed record;
+  claimed_lanes uuid[];
+BEGIN
+  -- Each round claims something or passes lanes over, so the rounds come to an end.
+  WHILE slots > 0 AND cardinality(passed_over) < 256 LOOP
+    SELECT array_agg(turn.user_id), array_agg(turn.lane_id) INTO turn_users, turn_lanes
     FROM (
-      SELECT due.id FROM tasks AS due
-      JOIN lanes ON lanes.user_id = due.user_id AND lanes.id = due.lane_id AND lanes.running < lanes.max_running
-      JOIN tenants ON tenants.user_id = due.user_id AND tenants.running < tenants.max_running
-      WHERE due.user_id = candidate.user_id AND due.lane_id = candidate.lane_id AND due.state = 'QUEUED'
-        AND NOT EXISTS (
-          SELECT FROM tasks AS earlier
-          WHERE earlier.user_id = due.user_id AND earlier.session_id = due.session_id
-            AND earlier.session_order < due.session_order
-            AND earlier.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-        )
-      ORDER BY due.due_at, due.id
-      LIMIT 1
-      FOR NO KEY UPDATE OF due SKIP LOCKED
-    ) AS next
-    WHERE tasks.user_id = candidate.user_id AND tasks.id = next.id
-    RETURNING tasks.user_id, tasks.id, tasks.attempt INTO claimed;
+      SELECT ready.user_id, ready.lane_id
+      FROM tenants
+      CROSS JOIN LATERAL (
+        SELECT lanes.user_id, lanes.id AS lane_id FROM lanes
+        WHERE lanes.user_id = tenants.user_id AND lanes.queued > 0 AND lanes.running < lanes.max_running
+          AND lanes.id <> ALL (passed_over)
+        ORDER BY lanes.served_at, lanes.id
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+      ) AS ready
+      WHERE tenants.ready_lanes > 0 AND tenants.running < tenants.max_running
+      ORDER BY tenants.served_at, tenants.user_id
+      LIMIT slots
+      FOR NO KEY UPDATE OF tenants SKIP LOCKED
+    ) AS turn;
+    EXIT WHEN turn_users IS NULL;
 
-    IF FOUND THEN
-      claims := claims + 1;
+    -- A fresh statement sees lanes and tenants as they are now that their locks are held. When there are fewer users
+    -- than slots, each lane may fill several at once.
+    claimed_lanes := '{}';
+    FOR claimed IN
+      UPDATE tasks SET state = 'RUNNING', attempt = tasks.attempt + 1, worker_id = claiming_worker,
+        started_at = coalesce(tasks.started_at, clock_timestamp())
+      FROM unnest(turn_users, turn_lanes) AS turn (user_id, lane_id)
+      JOIN lanes ON lanes.user_id = turn.user_id AND lanes.id = turn.lane_id
+      JOIN tenants ON tenants.user_id = turn.user_id
+      CROSS JOIN LATERAL (
+        SELECT due.id FROM tasks AS due
+        WHERE due.user_id = turn.user_id AND due.lane_id = turn.lane_id AND due.state = 'QUEUED'
+          AND (kinds IS NULL OR due.kind = ANY (kinds))
+          AND NOT EXISTS (
+            SELECT FROM tasks AS earlier
+            WHERE earlier.user_id = due.user_id AND earlier.session_id = due.session_id
+              AND earlier.session_order < due.session_order
+              AND earlier.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+          )
+        ORDER BY due.due_at, due.id
+        LIMIT greatest(0, least(
+          lanes.max_running - lanes.running,
+          tenants.max_running - tenants.running,
+          (slots + cardinality(turn_users) - 1) / cardinality(turn_users)
+        ))
+        FOR NO KEY UPDATE SKIP LOCKED
+      ) AS next
+      WHERE tasks.user_id = turn.user_id AND tasks.id = next.id
+      RETURNING tasks.user_id, tasks.id, tasks.attempt, tasks.kind, tasks.lane_id
+    LOOP
+      slots := slots - 1;
+      claimed_lanes := claimed_lanes || claimed.lane_id;
       user_id := claimed.user_id;
       task_id := claimed.id;
       attempt := claimed.attempt;
+      kind := claimed.kind;
       RETURN NEXT;
-    ELSE
-      passed_over := passed_over || candidate.lane_id;
-    END IF;
+    END LOOP;
+
+    -- Lanes whose queued tasks all wait for an earlier one of their session.
+    passed_over := passed_over || ARRAY (
+      SELECT turn.lane_id FROM unnest(turn_lanes) AS turn (lane_id) WHERE turn.lane_id <> ALL (claimed_lanes)
+    );
   END LOOP;
 END
 $$;
 
--- Marks the worker alive. Its tasks are its own as long as this is fresh.
-CREATE FUNCTION queue.heartbeat(beating_worker uuid) RETURNS void
-  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+-- Shows that a worker is alive, and tells which of the attempts it runs are no longer its own.
+CREATE FUNCTION queue.heartbeat(beating_worker uuid, running_tasks uuid[], running_attempts integer[])
+  RETURNS TABLE (lost_task_id uuid)
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
+BEGIN
   INSERT INTO workers (id) VALUES (beating_worker)
-  ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()
+  ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
+  RETURN QUERY
+    SELECT running.task_id FROM unnest(running_tasks, running_attempts) AS running (task_id, attempt)
+    WHERE NOT EXISTS (
+      SELECT FROM tasks
+      WHERE tasks.worker_id = beating_worker AND tasks.id = running.task_id AND tasks.attempt = running.attempt
+        AND tasks.state = 'RUNNING'
+    );
+END
 $$;
 
--- Puts tasks of silent workers back, and retries that are due. The attempt number makes their old runs powerless.
+-- Puts tasks of silent workers back, and retries that are due. The attempt number makes the old runs powerless. One
+-- process at a time; lanes in use are left for the next round.
 CREATE FUNCTION queue.rescue(lease interval, batch integer) RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
@@ -270,20 +353,25 @@ DECLARE
   lost record;
   rescued integer := 0;
 BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtext('retinue.rescue')) THEN
+    RETURN 0;
+  END IF;
   FOR lost IN
-    SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
-    LEFT JOIN workers ON workers.id = tasks.worker_id
-    WHERE tasks.state = 'RUNNING' AND (workers.id IS NULL OR workers.heartbeat_at < clock_timestamp() - lease)
-    UNION ALL
-    SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
-    WHERE tasks.state = 'RETRYING' AND tasks.due_at <= clock_timestamp()
-    ORDER BY lane_id, id
+    SELECT found.user_id, found.id, found.lane_id FROM (
+      SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
+      LEFT JOIN workers ON workers.id = tasks.worker_id
+      WHERE tasks.state = 'RUNNING' AND (workers.id IS NULL OR workers.heartbeat_at < clock_timestamp() - lease)
+      UNION ALL
+      SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
+      WHERE tasks.state = 'RETRYING' AND tasks.due_at <= clock_timestamp()
+    ) AS found
+    ORDER BY found.user_id, found.lane_id, found.id
     LIMIT batch
   LOOP
-    -- Lane before task, and a lane in use is left for the next round.
     PERFORM FROM lanes WHERE lanes.user_id = lost.user_id AND lanes.id = lost.lane_id FOR NO KEY UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
-    UPDATE tasks SET state = 'QUEUED', worker_id = NULL
+    UPDATE tasks SET state = 'QUEUED', worker_id = NULL,
+      crashes = tasks.crashes + (tasks.state = 'RUNNING')::integer
     WHERE tasks.user_id = lost.user_id AND tasks.id = lost.id
       AND (
         (tasks.state = 'RUNNING' AND NOT EXISTS (
@@ -300,17 +388,192 @@ BEGIN
 END
 $$;
 
--- Takes the worker off the list at once, so that what it still held is rescued without waiting for its lease.
-CREATE FUNCTION queue.retire(retiring_worker uuid) RETURNS void
-  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-  AS $$ DELETE FROM workers WHERE id = retiring_worker $$;
+-- Whether the worker is the one that does what one is enough for: the longest-lived of those alive.
+CREATE FUNCTION queue.leads(asking_worker uuid, lease interval) RETURNS boolean
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  SELECT coalesce((
+    SELECT id = asking_worker FROM workers
+    WHERE heartbeat_at >= clock_timestamp() - lease ORDER BY started_at, id LIMIT 1
+  ), false)
+$$;
 
-ALTER FUNCTION queue.claim(uuid, integer) OWNER TO app_queue;
-ALTER FUNCTION queue.heartbeat(uuid) OWNER TO app_queue;
+-- A worker that stops in good order hands back what it could not finish; that is no crash of theirs.
+CREATE FUNCTION queue.retire(retiring_worker uuid) RETURNS integer
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  held record;
+  released integer := 0;
+BEGIN
+  FOR held IN
+    SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
+    WHERE tasks.worker_id = retiring_worker AND tasks.state = 'RUNNING'
+    ORDER BY tasks.user_id, tasks.lane_id, tasks.id
+  LOOP
+    PERFORM FROM lanes WHERE lanes.user_id = held.user_id AND lanes.id = held.lane_id FOR NO KEY UPDATE;
+    UPDATE tasks SET state = 'QUEUED', worker_id = NULL
+    WHERE tasks.user_id = held.user_id AND tasks.id = held.id AND tasks.worker_id = retiring_worker
+      AND tasks.state = 'RUNNING';
+    released := released + FOUND::integer;
+  END LOOP;
+  DELETE FROM workers WHERE workers.id = retiring_worker;
+  RETURN released;
+END
+$$;
+
+-- Tasks that have run or waited for a worker longer than they should, for the report of the upkeep.
+CREATE FUNCTION queue.stuck(running_limit interval, queued_limit interval, batch integer)
+  RETURNS TABLE (task_id uuid, state task_state, age interval)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  SELECT id, state, clock_timestamp() - CASE WHEN state = 'RUNNING' THEN started_at ELSE due_at END
+  FROM tasks
+  WHERE (state = 'RUNNING' AND started_at < clock_timestamp() - running_limit)
+    OR (state = 'QUEUED' AND due_at < clock_timestamp() - queued_limit)
+  LIMIT batch
+$$;
+
+-- From here on: what a user's own transaction does with the user's own tasks, under the policies.
+
+-- The tasks that depend on the given ones, directly or through others.
+CREATE FUNCTION queue.dependants(roots uuid[]) RETURNS TABLE (task_id uuid)
+  LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  WITH RECURSIVE below AS (
+    SELECT child.task_id FROM task_dependencies AS child
+    WHERE child.user_id = app.user_id() AND child.parent_id = ANY (roots)
+    UNION
+    SELECT child.task_id FROM below
+    JOIN task_dependencies AS child ON child.user_id = app.user_id() AND child.parent_id = below.task_id
+  )
+  SELECT below.task_id FROM below
+$$;
+
+-- Locks the lanes of tasks in the one order that all use.
+CREATE FUNCTION queue.lock_lanes(locked_tasks uuid[]) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+BEGIN
+  PERFORM FROM lanes
+  WHERE lanes.user_id = app.user_id()
+    AND lanes.id IN (SELECT tasks.lane_id FROM tasks WHERE tasks.user_id = app.user_id() AND tasks.id = ANY (locked_tasks))
+  ORDER BY lanes.id
+  FOR NO KEY UPDATE;
+END
+$$;
+
+-- Ends an attempt: COMPLETED frees the tasks that waited for it, FAILED skips them, RETRYING and WAITING leave them.
+-- No row when the attempt is no longer the newest; nothing has changed then.
+CREATE FUNCTION queue.end_attempt(
+  ended_task uuid, ended_attempt integer, outcome task_state, failure_code text, failure_message text, retry_at timestamptz
+) RETURNS TABLE (agent_id uuid, session_id uuid, answer_id uuid, running integer, released uuid[], skipped uuid[])
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  caller uuid := app.user_id();
+  affected uuid[] := ARRAY[ended_task];
+  lane uuid;
+BEGIN
+  IF outcome IN ('COMPLETED', 'FAILED') THEN
+    affected := affected || ARRAY (SELECT task_id FROM queue.dependants(affected));
+  END IF;
+  PERFORM queue.lock_lanes(affected);
+  UPDATE tasks SET state = outcome, worker_id = NULL, error_code = failure_code, error_message = failure_message,
+    failures = tasks.failures + (outcome IN ('FAILED', 'RETRYING'))::integer,
+    due_at = coalesce(retry_at, tasks.due_at),
+    progress = CASE WHEN outcome = 'COMPLETED' THEN 1 ELSE tasks.progress END,
+    waiting_since = CASE WHEN outcome = 'WAITING' THEN clock_timestamp() END,
+    finished_at = CASE WHEN outcome IN ('COMPLETED', 'FAILED') THEN clock_timestamp() END
+  WHERE tasks.user_id = caller AND tasks.id = ended_task AND tasks.attempt = ended_attempt AND tasks.state = 'RUNNING'
+  RETURNING tasks.agent_id, tasks.session_id, tasks.answer_id, tasks.lane_id
+  INTO end_attempt.agent_id, end_attempt.session_id, end_attempt.answer_id, lane;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF outcome = 'COMPLETED' THEN
+    WITH freed AS (
+      UPDATE tasks SET state = 'QUEUED', due_at = clock_timestamp()
+      WHERE tasks.user_id = caller AND tasks.state = 'BLOCKED'
+        AND tasks.id IN (SELECT link.task_id FROM task_dependencies AS link WHERE link.user_id = caller AND link.parent_id = ended_task)
+        AND NOT EXISTS (
+          SELECT FROM task_dependencies AS link
+          JOIN tasks AS parent ON parent.user_id = caller AND parent.id = link.parent_id
+          WHERE link.user_id = caller AND link.task_id = tasks.id AND parent.state <> 'COMPLETED'
+        )
+      RETURNING tasks.id
+    )
+    SELECT array_agg(freed.id) INTO released FROM freed;
+  ELSIF outcome = 'FAILED' THEN
+    skipped := queue.skip(affected);
+  END IF;
+  released := coalesce(released, '{}');
+  skipped := coalesce(skipped, '{}');
+  SELECT lanes.running INTO end_attempt.running FROM lanes WHERE lanes.user_id = caller AND lanes.id = lane;
+  RETURN NEXT;
+END
+$$;
+
+-- Skips those of the given tasks that are still blocked.
+CREATE FUNCTION queue.skip(candidates uuid[]) RETURNS uuid[]
+  LANGUAGE sql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  WITH skipped AS (
+    UPDATE tasks SET state = 'SKIPPED', finished_at = clock_timestamp()
+    WHERE user_id = app.user_id() AND id = ANY (candidates) AND state = 'BLOCKED'
+    RETURNING id
+  )
+  SELECT coalesce(array_agg(id), '{}') FROM skipped
+$$;
+
+-- Cancels those of the given tasks that have not ended, and skips what depended on them.
+CREATE FUNCTION queue.cancel(cancelled_tasks uuid[])
+  RETURNS TABLE (task_id uuid, agent_id uuid, session_id uuid, was task_state, became task_state)
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  caller uuid := app.user_id();
+  below uuid[] := ARRAY (SELECT dependant.task_id FROM queue.dependants(cancelled_tasks) AS dependant);
+BEGIN
+  PERFORM queue.lock_lanes(cancelled_tasks || below);
+  RETURN QUERY
+    UPDATE tasks SET state = 'CANCELLED', worker_id = NULL, waiting_since = NULL, finished_at = clock_timestamp()
+    WHERE tasks.user_id = caller AND tasks.id = ANY (cancelled_tasks)
+      AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+    RETURNING tasks.id, tasks.agent_id, tasks.session_id, old.state, tasks.state;
+  IF FOUND THEN
+    RETURN QUERY
+      SELECT tasks.id, tasks.agent_id, tasks.session_id, 'BLOCKED'::task_state, tasks.state
+      FROM unnest(queue.skip(below)) AS skipped (id)
+      JOIN tasks ON tasks.user_id = caller AND tasks.id = skipped.id;
+  END IF;
+END
+$$;
+
+-- Puts a waiting task back into the queue: its approval was decided. The time it waited does not count as running.
+CREATE FUNCTION queue.resume(resumed_task uuid) RETURNS boolean
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+BEGIN
+  PERFORM queue.lock_lanes(ARRAY[resumed_task]);
+  UPDATE tasks SET state = 'QUEUED', due_at = clock_timestamp(), waiting_since = NULL,
+    deadline_at = tasks.deadline_at + (clock_timestamp() - tasks.waiting_since)
+  WHERE tasks.user_id = app.user_id() AND tasks.id = resumed_task AND tasks.state = 'WAITING';
+  RETURN FOUND;
+END
+$$;
+
+ALTER FUNCTION queue.claim(uuid, integer, text[]) OWNER TO app_queue;
+ALTER FUNCTION queue.heartbeat(uuid, uuid[], integer[]) OWNER TO app_queue;
 ALTER FUNCTION queue.rescue(interval, integer) OWNER TO app_queue;
+ALTER FUNCTION queue.leads(uuid, interval) OWNER TO app_queue;
 ALTER FUNCTION queue.retire(uuid) OWNER TO app_queue;
+ALTER FUNCTION queue.stuck(interval, interval, integer) OWNER TO app_queue;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA queue FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer), queue.heartbeat(uuid), queue.rescue(interval, integer), queue.retire(uuid) TO app_worker;
+GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer, text[]), queue.heartbeat(uuid, uuid[], integer[]),
+  queue.rescue(interval, integer), queue.leads(uuid, interval), queue.retire(uuid), queue.stuck(interval, interval, integer) TO app_worker;
+GRANT EXECUTE ON FUNCTION queue.dependants(uuid[]), queue.lock_lanes(uuid[]), queue.skip(uuid[]), queue.cancel(uuid[]),
+  queue.resume(uuid), queue.end_attempt(uuid, integer, task_state, text, text, timestamptz) TO app_user;
 
 -- Down Migration
 
@@ -325,5 +588,4 @@ DROP TABLE tenants;
 DROP SCHEMA queue CASCADE;
 DROP TYPE task_step_kind;
 DROP TYPE task_state;
-DROP TYPE task_kind;
 DROP TYPE lane_kind;

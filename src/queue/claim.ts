@@ -2,36 +2,67 @@ import { type Database, statement } from '../adapters/postgres.ts';
 import type { Claim } from './task.ts';
 
 const claim = statement<Claim & Record<string, unknown>>(
-  `SELECT user_id AS "userId", task_id AS "taskId", attempt FROM queue.claim($1, $2)`,
+  `SELECT user_id AS "userId", task_id AS "taskId", attempt, kind FROM queue.claim($1, $2, $3)`,
 );
-const heartbeat = statement(`SELECT queue.heartbeat($1)`);
-const rescue = statement<{ rescued: number }>(`SELECT queue.rescue(make_interval(secs => $1), $2) AS rescued`);
-const retire = statement(`SELECT queue.retire($1)`);
-
-/** How long a silent worker keeps its tasks, in seconds. */
-export const leaseSeconds = 10;
-/** How often a worker shows that it is alive, in milliseconds. */
-export const heartbeatInterval = 3_000;
+const heartbeat = statement<{ lostTaskId: string }>(
+  `SELECT lost_task_id AS "lostTaskId" FROM queue.heartbeat($1, $2::uuid[], $3::integer[])`,
+);
+const rescue = statement<{ rescued: number }>(
+  `SELECT queue.rescue(make_interval(secs => $1::float8 / 1000), $2) AS rescued`,
+);
+const leads = statement<{ leads: boolean }>(
+  `SELECT queue.leads($1, make_interval(secs => $2::float8 / 1000)) AS leads`,
+);
+const retire = statement<{ released: number }>(`SELECT queue.retire($1) AS released`);
+const stuck = statement<{ taskId: string; state: string; ageSeconds: number }>(`
+  SELECT task_id AS "taskId", state, extract(epoch FROM age)::float8 AS "ageSeconds"
+  FROM queue.stuck(make_interval(secs => $1::float8 / 1000), make_interval(secs => $2::float8 / 1000), $3)`);
 
 const rescueBatch = 500;
+const stuckBatch = 20;
 
-/** Takes due tasks for up to `slots` free slots: of all users, in fair order, within every limit. */
-export function claimTasks(database: Database, workerId: string, slots: number): Promise<Claim[]> {
-  return database.query(claim, [workerId, slots]);
+/** Takes due tasks of the given kinds for up to `slots` free slots: of all users, in fair order, within every limit. */
+export function claimTasks(
+  database: Database,
+  workerId: string,
+  slots: number,
+  kinds: readonly string[],
+): Promise<Claim[]> {
+  return database.query(claim, [workerId, slots, kinds]);
 }
 
-/** Shows that the worker is alive, which holds its tasks for another lease. */
-export async function beat(database: Database, workerId: string): Promise<void> {
-  await database.query(heartbeat, [workerId]);
+/** Shows that the worker is alive. @returns ids of the runs that are no longer its own. */
+export async function beat(database: Database, workerId: string, running: readonly Claim[]): Promise<string[]> {
+  const rows = await database.query(heartbeat, [
+    workerId,
+    running.map((run) => run.taskId),
+    running.map((run) => run.attempt),
+  ]);
+  return rows.map((row) => row.lostTaskId);
 }
 
-/** Puts tasks of silent workers and retries that are due back into the queue. @returns how many. */
-export async function rescueTasks(database: Database): Promise<number> {
-  const [row] = await database.query(rescue, [leaseSeconds, rescueBatch]);
+/** Puts tasks of workers silent for `lease` milliseconds, and retries that are due, back. @returns how many. */
+export async function rescueTasks(database: Database, lease: number): Promise<number> {
+  const [row] = await database.query(rescue, [lease, rescueBatch]);
   return row?.rescued ?? 0;
 }
 
-/** Takes a stopping worker off the list: what it could not finish is rescued at once. */
-export async function retireWorker(database: Database, workerId: string): Promise<void> {
-  await database.query(retire, [workerId]);
+/** Whether this worker is the one to do what one is enough for. For a moment two may be told so. */
+export async function leadsUpkeep(database: Database, workerId: string, lease: number): Promise<boolean> {
+  const [row] = await database.query(leads, [workerId, lease]);
+  return row?.leads ?? false;
+}
+
+/** Takes a stopping worker off the list and hands back what it still held. @returns how many tasks. */
+export async function retireWorker(database: Database, workerId: string): Promise<number> {
+  const [row] = await database.query(retire, [workerId]);
+  return row?.released ?? 0;
+}
+
+/** Some of the tasks that run, or are due and wait for a worker, for longer than the limits in milliseconds. */
+export function findStuckTasks(
+  database: Database,
+  limits: { running: number; queued: number },
+): Promise<{ taskId: string; state: string; ageSeconds: number }[]> {
+  return database.query(stuck, [limits.running, limits.queued, stuckBatch]);
 }

@@ -8,18 +8,7 @@ const setLimit = statement(`UPDATE lanes SET max_running = $3 WHERE user_id = $1
 const lock = statement<{ waiting: number; limit: number }>(`
   SELECT blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
   WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
-const cancelAll = statement<{ id: string; sessionId: string | null }>(`
-  UPDATE tasks SET state = 'CANCELLED', worker_id = NULL, finished_at = now()
-  WHERE user_id = $1 AND lane_id = $2 AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-  RETURNING id, session_id AS "sessionId"`);
-const lockLanesOfSession = statement(`
-  SELECT 1 FROM lanes WHERE user_id = $1 AND id IN (
-    SELECT lane_id FROM tasks WHERE user_id = $1 AND session_id = $2
-      AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING'))
-  ORDER BY id FOR NO KEY UPDATE`);
-const cancelSession = statement(`
-  UPDATE tasks SET state = 'CANCELLED', worker_id = NULL, finished_at = now()
-  WHERE user_id = $1 AND session_id = $2 AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')`);
+const running = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
 /** Makes the lane of a new agent. It has the agent's id. */
 export async function addAgentLane(operation: WriteOperation, agentId: string, maxRunning: number): Promise<void> {
@@ -32,44 +21,24 @@ export async function setLaneLimit(operation: WriteOperation, laneId: string, ma
 }
 
 /**
- * Locks a lane, so that its counts stand still until the commit. Every change of a task's state locks the lane first.
- * @returns the lane's counts, or null when the caller owns no such lane.
- */
-export async function lockLane(
-  operation: WriteOperation,
-  laneId: string,
-): Promise<{ waiting: number; limit: number } | null> {
-  const [lane] = await operation.query(lock, [operation.userId, laneId]);
-  return lane ?? null;
-}
-
-/**
- * Locks a lane that has room for one more waiting task.
+ * Locks a lane that has room for one more waiting task, so that its counts stand still until the commit: of many
+ * senders at once exactly as many get through as there is room for.
  * @returns false when the caller owns no such lane.
  * @throws DomainError AGENT_QUEUE_FULL
  */
-export async function reserveLane(operation: WriteOperation, laneId: string): Promise<boolean> {
-  const lane = await lockLane(operation, laneId);
-  if (lane !== null && lane.waiting >= lane.limit) {
+export async function reserveLane(operation: WriteOperation, laneId: string, field: string): Promise<boolean> {
+  const [lane] = await operation.query(lock, [operation.userId, laneId]);
+  if (lane !== undefined && lane.waiting >= lane.limit) {
     throw new DomainError('AGENT_QUEUE_FULL', `The agent already has ${lane.limit} waiting tasks.`, {
-      field: 'input.targetAgentId',
+      field,
       retryAfter: 5,
     });
   }
-  return lane !== null;
+  return lane !== undefined;
 }
 
-/** Cancels all unfinished tasks of an agent. A worker that runs one finds its attempt powerless. */
-export async function cancelTasksOfAgent(
-  operation: WriteOperation,
-  agentId: string,
-): Promise<{ id: string; sessionId: string | null }[]> {
-  await lockLane(operation, agentId);
-  return operation.query(cancelAll, [operation.userId, agentId]);
-}
-
-/** Cancels all unfinished tasks of a session, over all agents. */
-export async function cancelTasksOfSession(operation: WriteOperation, sessionId: string): Promise<void> {
-  await operation.query(lockLanesOfSession, [operation.userId, sessionId]);
-  await operation.query(cancelSession, [operation.userId, sessionId]);
+/** How many tasks of a lane run now; exact while the caller's transaction holds the lane. */
+export async function countRunning(operation: WriteOperation, laneId: string): Promise<number> {
+  const [lane] = await operation.query(running, [operation.userId, laneId]);
+  return lane?.running ?? 0;
 }

@@ -5,9 +5,14 @@ const retryableCodes: ReadonlySet<ErrorCode> = new Set(['MODEL_UNAVAILABLE', 'MO
 
 const firstDelay = 1_000;
 const longestDelay = 60_000;
+/** A task fails for good with this many failed attempts. */
+const mostFailures = 5;
+/** A task whose workers died this often while they ran it is taken for the cause. */
+export const mostCrashes = 3;
 
 export interface Failure {
   code: ErrorCode;
+  message: string;
   /** Seconds that the other side asked us to wait. */
   retryAfter?: number | undefined;
 }
@@ -16,16 +21,12 @@ export interface Failure {
  * How long to wait before the next attempt, in milliseconds; null when there should be none. Exponential with full
  * jitter, and never shorter than the other side asked for
  * (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+ * @param failures how many attempts have failed before this one
  */
-export function retryDelay(
-  failure: Failure,
-  attempt: number,
-  maxAttempts: number,
-  random: () => number = Math.random,
-): number | null {
-  if (!retryableCodes.has(failure.code) || attempt >= maxAttempts) {
+export function retryDelay(failure: Failure, failures: number, random: () => number = Math.random): number | null {
+  if (!retryableCodes.has(failure.code) || failures + 1 >= mostFailures) {
     return null;
   }
-  const ceiling = Math.min(firstDelay * 2 ** (attempt - 1), longestDelay);
+  const ceiling = Math.min(firstDelay * 2 ** failures, longestDelay);
   return Math.max(Math.ceil(random() * ceiling), (failure.retryAfter ?? 0) * 1_000);
 }

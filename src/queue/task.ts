@@ -1,32 +1,57 @@
 import { statement } from '../adapters/postgres.ts';
 import type { ErrorCode } from '../errors.ts';
+import type { TaskState } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
-import { lockLane } from './lane.ts';
-import { wakeWorkers } from './wake.ts';
-
-export interface NewAgentTask {
-  agentId: string;
-  sessionId: string;
-  messageId: string;
-  /** The message's place in its session: tasks of one session run in this order. */
-  sessionOrder: number;
-}
+import { abortRuns, wakeWorkers } from './signal.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
 export interface Claim {
   userId: string;
   taskId: string;
   attempt: number;
+  kind: string;
 }
 
-/** What a finished change of state tells its caller. */
-export interface Transition {
-  taskId: string;
+export interface NewTask {
+  kind: string;
+  /** The lane whose limits hold for it; the caller has reserved it. */
+  laneId: string;
+  agentId: string | null;
+  sessionId: string | null;
+  messageId: string | null;
+  /** Its turn in the session; tasks with a turn run one after the other. Null lets it run beside others. */
+  sessionOrder: number | null;
+  /** What its handler needs to know beside that. */
+  input?: Record<string, unknown>;
+  /** Tasks that must be completed first. */
+  parentIds?: readonly string[];
+}
+
+export type Outcome =
+  | { state: 'COMPLETED' }
+  | { state: 'WAITING' }
+  | { state: 'FAILED'; code: ErrorCode; message: string }
+  | { state: 'RETRYING'; code: ErrorCode; message: string; dueAt: Date };
+
+/** What the end of an attempt tells its caller. */
+export interface EndedAttempt {
   agentId: string | null;
   sessionId: string | null;
   answerId: string;
   /** Tasks of the lane that still run. */
-  running: number;
+  running: number | null;
+  /** Tasks that waited for this one alone and are queued now. */
+  released: string[];
+  /** Tasks that will never run because this one failed. */
+  skipped: string[];
+}
+
+export interface CancelledTask {
+  taskId: string;
+  agentId: string | null;
+  sessionId: string | null;
+  was: TaskState;
+  became: 'CANCELLED' | 'SKIPPED';
 }
 
 /** Thrown when a worker's attempt is no longer the newest: someone cancelled, deleted or rescued the task. */
@@ -38,63 +63,105 @@ export class StaleAttemptError extends Error {
 }
 
 const insert = statement<{ id: string }>(`
-  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order)
-  VALUES ($1, 'AGENT_RUN', $2, $2, $3, $4, $5) RETURNING id`);
-const laneOf = statement<{ laneId: string | null }>(
-  `SELECT lane_id AS "laneId" FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'`,
+  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, state)
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8,
+    CASE WHEN EXISTS (SELECT FROM tasks WHERE user_id = $1 AND id = ANY ($9::uuid[]) AND state <> 'COMPLETED')
+      THEN 'BLOCKED' ELSE 'QUEUED' END::task_state
+  RETURNING id`);
+const lockParents = statement(`SELECT queue.lock_lanes($1::uuid[])`);
+const link = statement(`
+  INSERT INTO task_dependencies (user_id, task_id, parent_id) SELECT $1, $2, parent FROM unnest($3::uuid[]) AS parent`);
+const end = statement<EndedAttempt & Record<string, unknown>>(`
+  SELECT agent_id AS "agentId", session_id AS "sessionId", answer_id AS "answerId", running, released, skipped
+  FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
+const cancel = statement<CancelledTask & Record<string, unknown>>(`
+  SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", was, became FROM queue.cancel($1::uuid[])`);
+const resume = statement<{ resumed: boolean }>(`SELECT queue.resume($1) AS resumed`);
+const hold = statement<{ id: string }>(
+  `SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`,
 );
-const change = statement<Omit<Transition, 'running'>>(`
-  UPDATE tasks SET state = $4::task_state, worker_id = NULL, error_code = $5, error_message = $6,
-    due_at = coalesce($7::timestamptz, due_at), progress = CASE WHEN $4 = 'COMPLETED' THEN 1 ELSE progress END,
-    finished_at = CASE WHEN $4 = 'RETRYING' THEN NULL ELSE now() END
-  WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'
-  RETURNING id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", answer_id AS "answerId"`);
-const runningIn = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
-/** Adds a task to a lane that the caller has reserved, in the caller's transaction. */
-export async function enqueueAgentTask(operation: WriteOperation, task: NewAgentTask): Promise<string> {
+/**
+ * Adds a task in the caller's transaction and wakes workers after its commit. With parents it is BLOCKED until the
+ * last of them is completed.
+ */
+export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
+  const parents = task.parentIds ?? [];
+  if (parents.length > 0) {
+    // A parent that ends right now must either be seen as ended here or see the link.
+    await operation.query(lockParents, [parents]);
+  }
   const [row] = await operation.query(insert, [
     operation.userId,
+    task.kind,
+    task.laneId,
     task.agentId,
     task.sessionId,
     task.messageId,
     task.sessionOrder,
+    JSON.stringify(task.input ?? {}),
+    parents,
   ]);
   if (row === undefined) {
     throw new Error('the task was not stored');
+  }
+  if (parents.length > 0) {
+    await operation.query(link, [operation.userId, row.id, parents]);
   }
   operation.afterCommit(wakeWorkers);
   return row.id;
 }
 
-export type Outcome =
-  | { state: 'COMPLETED' }
-  | { state: 'FAILED'; code: ErrorCode; message: string }
-  | { state: 'RETRYING'; code: ErrorCode; message: string; dueAt: Date };
-
 /**
- * Ends an attempt: lane, task and counts change in the caller's transaction.
- * @throws StaleAttemptError when the attempt may no longer write; nothing is changed then.
+ * Holds an attempt's task until the commit, for a write that must not come late.
+ * @throws StaleAttemptError when the attempt may no longer write
  */
-export async function finishAttempt(operation: WriteOperation, claim: Claim, outcome: Outcome): Promise<Transition> {
-  const key = [operation.userId, claim.taskId, claim.attempt];
-  const [held] = await operation.query(laneOf, key);
-  if (held === undefined || held.laneId === null) {
+export async function holdAttempt(operation: WriteOperation, claim: Claim): Promise<void> {
+  const [held] = await operation.query(hold, [operation.userId, claim.taskId, claim.attempt]);
+  if (held === undefined) {
     throw new StaleAttemptError();
   }
-  await lockLane(operation, held.laneId);
-  const failure = outcome.state === 'COMPLETED' ? null : outcome;
-  const dueAt = outcome.state === 'RETRYING' ? outcome.dueAt : null;
-  const [task] = await operation.query(change, [
-    ...key,
+}
+
+/**
+ * Ends an attempt: task, dependants and counts change in the caller's transaction.
+ * @throws StaleAttemptError when the attempt may no longer write; nothing is changed then.
+ */
+export async function endAttempt(operation: WriteOperation, claim: Claim, outcome: Outcome): Promise<EndedAttempt> {
+  const failure = outcome.state === 'FAILED' || outcome.state === 'RETRYING' ? outcome : null;
+  const [ended] = await operation.query(end, [
+    claim.taskId,
+    claim.attempt,
     outcome.state,
     failure?.code ?? null,
     failure?.message ?? null,
-    dueAt,
+    outcome.state === 'RETRYING' ? outcome.dueAt : null,
   ]);
-  if (task === undefined) {
+  if (ended === undefined) {
     throw new StaleAttemptError();
   }
-  const [lane] = await operation.query(runningIn, [operation.userId, held.laneId]);
-  return { ...task, running: lane?.running ?? 0 };
+  // A slot is free again, and tasks may have become due.
+  operation.afterCommit(wakeWorkers);
+  return ended;
+}
+
+/** Cancels those of the tasks that have not ended and skips what depends on them; their runs are aborted. */
+export async function cancelTasks(operation: WriteOperation, taskIds: readonly string[]): Promise<CancelledTask[]> {
+  if (taskIds.length === 0) {
+    return [];
+  }
+  const cancelled = await operation.query(cancel, [taskIds]);
+  const running = cancelled.filter((task) => task.was === 'RUNNING').map((task) => task.taskId);
+  operation.afterCommit((channel) => {
+    abortRuns(channel, running);
+    wakeWorkers(channel);
+  });
+  return cancelled;
+}
+
+/** Queues a waiting task again. @returns false when it was not waiting. */
+export async function resumeTask(operation: WriteOperation, taskId: string): Promise<boolean> {
+  const [row] = await operation.query(resume, [taskId]);
+  operation.afterCommit(wakeWorkers);
+  return row?.resumed ?? false;
 }

@@ -1,6 +1,7 @@
 import { type Builder, decodeId } from '../schema/builder.ts';
 import type { addTask } from '../schema/task.ts';
-import { listTasks, taskById } from '../services/task.ts';
+import { cancelTask, cancelTasksOfAgent, cancelTasksOfSession, listTasks, taskById } from '../services/task.ts';
+import { mutate } from './mutation.ts';
 
 export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask>): void {
   const filter = builder.inputType('TaskFilter', {
@@ -34,6 +35,59 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
       description: 'One of your tasks; null when you have none of that id.',
       args: { id: t.arg.id({ required: true, description: 'Id of the task.' }) },
       resolve: (_root, { id }, context) => taskById(context.operation.read, decodeId(id, 'Task', 'id')),
+    }),
+  );
+
+  const changed = builder.objectRef<{ taskId: string }>('TaskPayload').implement({
+    description: 'A task after a change.',
+    fields: (t) => ({
+      task: t.field({
+        type: 'Task',
+        nullable: true,
+        description: 'The task; null when it was deleted since.',
+        resolve: ({ taskId }, _arguments, context) => taskById(context.operation.read, taskId),
+      }),
+    }),
+  });
+  const many = builder.objectRef<{ cancelled: string }>('CancelTasksPayload').implement({
+    description: 'Tasks were cancelled.',
+    fields: (t) => ({
+      count: t.int({
+        description: 'How many were cancelled or skipped.',
+        resolve: ({ cancelled }) => Number(cancelled),
+      }),
+    }),
+  });
+  builder.mutationField('cancelTask', (t) =>
+    t.field({
+      type: changed,
+      description:
+        'Cancels a task, whether it waits or runs, and skips what depends on it. Errors: NOT_FOUND, TASK_ENDED.',
+      args: { id: t.arg.id({ required: true, description: 'Id of the task.' }) },
+      resolve: (_root, { id }, context, info) =>
+        mutate(context, info, { id }, (operation) => cancelTask(operation, decodeId(id, 'Task', 'id'))),
+    }),
+  );
+  builder.mutationField('cancelSessionTasks', (t) =>
+    t.field({
+      type: many,
+      description: 'Cancels all tasks of a session that have not ended. Errors: NOT_FOUND.',
+      args: { sessionId: t.arg.id({ required: true, description: 'Id of the session.' }) },
+      resolve: (_root, { sessionId }, context, info) =>
+        mutate(context, info, { sessionId }, (operation) =>
+          cancelTasksOfSession(operation, decodeId(sessionId, 'Session', 'sessionId')),
+        ),
+    }),
+  );
+  builder.mutationField('cancelAgentTasks', (t) =>
+    t.field({
+      type: many,
+      description: 'Cancels all tasks of an agent that have not ended. Errors: NOT_FOUND.',
+      args: { agentId: t.arg.id({ required: true, description: 'Id of the agent.' }) },
+      resolve: (_root, { agentId }, context, info) =>
+        mutate(context, info, { agentId }, (operation) =>
+          cancelTasksOfAgent(operation, decodeId(agentId, 'Agent', 'agentId')),
+        ),
     }),
   );
 }

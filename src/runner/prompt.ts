@@ -1,11 +1,11 @@
 import type { ChatMessage } from '../adapters/llm.ts';
-import type { TaskContext } from '../services/task.ts';
+import type { AgentRun } from '../services/agent-run.ts';
 
 /** Most characters of earlier messages in one prompt; the newest are kept. About a quarter as many tokens. */
 const historyBudget = 48_000;
 
 /** What the model is told: the agent's instructions, then as much of the conversation as fits, oldest first. */
-export function composePrompt(context: Pick<TaskContext, 'agent' | 'history'>): ChatMessage[] {
+export function composePrompt(context: Pick<AgentRun, 'agent' | 'history'>): ChatMessage[] {
   const { agent, history } = context;
   const kept: ChatMessage[] = [];
   let spent = 0;
@@ -19,7 +19,7 @@ export function composePrompt(context: Pick<TaskContext, 'agent' | 'history'>): 
   return [{ role: 'system', content: agent.instructions }, ...kept];
 }
 
-function toChatMessage(agentId: string, message: TaskContext['history'][number]): ChatMessage {
+function toChatMessage(agentId: string, message: AgentRun['history'][number]): ChatMessage {
   if (message.role === 'USER') {
     return { role: 'user', content: message.content };
   }

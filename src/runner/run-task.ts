@@ -1,137 +1,99 @@
 import type { LanguageModel } from '../adapters/llm.ts';
 import type { Log } from '../adapters/log.ts';
 import { DomainError } from '../errors.ts';
+import type { TaskModel } from '../generated/prisma/models.ts';
 import { createOperation, type Operation, type OperationResources } from '../operation.ts';
-import { publishDelta } from '../outbox.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
-import {
-  completeTask,
-  failTask,
-  type ModelOutput,
-  saveModelStep,
-  startTask,
-  type TaskContext,
-} from '../services/task.ts';
-import { createDeltaWriter } from './delta.ts';
-import { nextStep } from './step.ts';
+import { failAttempt, startAttempt } from '../services/attempt.ts';
+import { createProgress, type Progress } from './progress.ts';
 
 export interface RunResources extends OperationResources {
   model: LanguageModel;
   log: Log;
-  /** How long an attempt may take, in milliseconds. */
+  /** How long a task may run over all its attempts, in milliseconds. */
   taskTimeout: number;
 }
 
-/** Stops a run without a trace in its task: the worker is shutting down, and another one continues. */
-export class WorkerStoppingError extends Error {
-  constructor() {
-    super('the worker is stopping');
-    this.name = 'WorkerStoppingError';
-  }
+/** One attempt at a task, as its handler sees it. */
+export interface TaskRun {
+  resources: RunResources;
+  /** Acts as the task's user. */
+  operation: Operation;
+  claim: Claim;
+  task: TaskModel;
+  progress: Progress;
+  /** Fires when the attempt must end: cancelled, taken away, out of time, or the worker stops. */
+  signal: AbortSignal;
 }
 
 /**
- * Runs one claimed task to its end, as its user, step by step. No transaction is open while the model works. A fault is
- * the task's failure, not the worker's: nothing is thrown.
+ * Does the work of one kind of task, and ends the attempt itself when it succeeds. Whatever it throws is the attempt's
+ * failure. It holds no transaction while it waits for the outside.
  */
-export async function runTask(resources: RunResources, claim: Claim, stopping: AbortSignal): Promise<void> {
+export type TaskHandler = (run: TaskRun) => Promise<void>;
+
+/** The reason of a signal that ends a run without a trace in its task: another attempt continues. */
+export class RunAbandonedError extends Error {
+  constructor(why: 'worker is stopping' | 'attempt was taken away') {
+    super(`the ${why}`);
+    this.name = 'RunAbandonedError';
+  }
+}
+
+/** Runs one claimed task to its end, as its user. A fault is the task's failure, not the worker's: nothing is thrown. */
+export async function runTask(
+  resources: RunResources,
+  handler: TaskHandler,
+  claim: Claim,
+  abandoned: AbortSignal,
+): Promise<void> {
   const operation = createOperation(resources, claim.userId);
-  const ids = { taskId: claim.taskId, attempt: claim.attempt };
+  const deadline = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
   try {
-    await runSteps(resources, operation, claim, stopping);
+    const { task, remaining } = await operation.write((write) => startAttempt(write, claim, resources.taskTimeout));
+    timer = setTimeout(
+      () => deadline.abort(new DomainError('TASK_TIMED_OUT', 'The task took too long.')),
+      Math.min(remaining, 2 ** 31 - 1),
+    );
+    const signal = AbortSignal.any([abandoned, deadline.signal]);
+    const progress = createProgress(operation, claim, task.sessionId);
+    await handler({ resources, operation, claim, task, progress, signal });
   } catch (error) {
-    if (error instanceof StaleAttemptError) {
-      resources.log.info(ids, 'task was taken away from this attempt');
-    } else if (error instanceof WorkerStoppingError) {
-      resources.log.info(ids, 'task is left for another worker');
-    } else {
-      await recordFailure(resources, operation, claim, error);
-    }
+    await endFailedRun(resources, operation, claim, error, abandoned, deadline.signal);
   } finally {
+    clearTimeout(timer);
     await operation.close();
   }
 }
 
-async function runSteps(
-  resources: RunResources,
-  operation: Operation,
-  claim: Claim,
-  stopping: AbortSignal,
-): Promise<void> {
-  const context = await operation.write((write) => startTask(write, claim));
-  const timeout = AbortSignal.timeout(resources.taskTimeout);
-  const signal = AbortSignal.any([stopping, timeout]);
-  // Two rounds at most: the model answers, then the answer is stored.
-  for (let next = nextStep(context); ; next = nextStep(context)) {
-    if (next.do === 'finish') {
-      const { content } = next;
-      await operation.write((write) => completeTask(write, claim, content));
-      return;
-    }
-    const { position, messages } = next;
-    const startedAt = resources.clock.now();
-    const output = await askModel(resources, context, messages, signal, claim).catch((error: unknown) => {
-      if (stopping.aborted) {
-        throw new WorkerStoppingError();
-      }
-      throw timeout.aborted ? new DomainError('TASK_TIMED_OUT', 'The task took too long.', { cause: error }) : error;
-    });
-    await operation.write((write) => saveModelStep(write, claim, { position, output, startedAt }));
-    context.steps.push({ position, kind: 'MODEL', output });
-  }
-}
-
-async function askModel(
-  resources: RunResources,
-  context: TaskContext,
-  messages: Parameters<LanguageModel['chat']>[0]['messages'],
-  signal: AbortSignal,
-  claim: Claim,
-): Promise<ModelOutput> {
-  const { task, agent } = context;
-  const writer = createDeltaWriter((offset, text) =>
-    publishDelta(resources.channel, claim.userId, {
-      sessionId: task.sessionId ?? '',
-      messageId: task.answerId,
-      taskId: task.id,
-      offset,
-      text,
-    }),
-  );
-  const started = performance.now();
-  try {
-    const answer = await resources.model.chat(
-      { model: agent.model, temperature: agent.temperature, messages, signal },
-      (text) => writer.write(text),
-    );
-    // Postgres can't store U+0000, and a model may write anything.
-    const content = answer.content.replaceAll('\u0000', '');
-    return { ...answer, content, durationMilliseconds: Math.round(performance.now() - started) };
-  } finally {
-    writer.end();
-  }
-}
-
-async function recordFailure(
+async function endFailedRun(
   resources: RunResources,
   operation: Operation,
   claim: Claim,
   error: unknown,
+  abandoned: AbortSignal,
+  deadline: AbortSignal,
 ): Promise<void> {
+  const ids = { taskId: claim.taskId, attempt: claim.attempt };
+  if (abandoned.aborted || error instanceof StaleAttemptError) {
+    resources.log.info(ids, 'attempt ended without effect: another one has the task, or it was cancelled');
+    return;
+  }
+  const cause: unknown = deadline.aborted ? deadline.reason : error;
   const failure =
-    error instanceof DomainError
-      ? { code: error.code, message: error.message, retryAfter: error.retryAfter }
+    cause instanceof DomainError
+      ? { code: cause.code, message: cause.message, retryAfter: cause.retryAfter }
       : { code: 'INTERNAL' as const, message: 'The task failed on an unexpected fault.' };
-  const ids = { taskId: claim.taskId, attempt: claim.attempt, code: failure.code };
-  if (error instanceof DomainError) {
-    resources.log.warn(ids, 'task attempt failed');
+  if (cause instanceof DomainError) {
+    resources.log.warn({ ...ids, code: failure.code }, 'task attempt failed');
   } else {
-    resources.log.error({ ...ids, err: error }, 'task attempt failed unexpectedly');
+    resources.log.error({ ...ids, err: cause }, 'task attempt failed unexpectedly');
   }
   try {
-    await operation.write((write) => failTask(write, claim, failure));
+    await operation.write((write) => failAttempt(write, claim, failure));
   } catch (second) {
-    // The task stays with this worker until its lease ends, then another attempt follows.
+    // The task stays with this worker; the next heartbeat or the end of the lease gives it another attempt.
     if (!(second instanceof StaleAttemptError)) {
       resources.log.error({ ...ids, err: second }, 'task failure could not be stored');
     }

@@ -1,14 +1,19 @@
 import { v7 as uuidv7 } from 'uuid';
-import { beat, claimTasks, heartbeatInterval, rescueTasks, retireWorker } from '../queue/claim.ts';
+import { beat, claimTasks, retireWorker } from '../queue/claim.ts';
+import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
-import { wakeTopic, wakeWorkers } from '../queue/wake.ts';
-import { type RunResources, runTask } from './run-task.ts';
+import { startLoop } from './loop.ts';
+import { RunAbandonedError, type RunResources, runTask, type TaskHandler } from './run-task.ts';
 
 export interface WorkerOptions {
+  /** What this worker can do, by kind of task. It claims no others. */
+  handlers: Readonly<Record<string, TaskHandler>>;
   /** Most tasks that this process runs at once. */
   slots: number;
   /** How often to look for work when no wake-up arrives, in milliseconds. */
   pollInterval: number;
+  /** How long its tasks stay its own after its last sign of life, in milliseconds. */
+  lease: number;
   /** How long running tasks may go on after `stop`, in milliseconds. */
   stopTimeout: number;
 }
@@ -17,36 +22,53 @@ export interface Worker {
   readonly id: string;
   /** How many tasks run now. */
   running(): number;
-  /** Claims nothing more, waits for running tasks, then aborts what is left and hands it over. */
+  /** Claims nothing more, waits for running tasks, then aborts what is left and hands it back. */
   stop(): Promise<void>;
 }
 
-const rescueInterval = 1_000;
+/** Signs of life per lease: two may be lost before tasks are. */
+const beatsPerLease = 10 / 3;
+/** How long an aborted run gets to let go, in milliseconds. */
+const abortTimeout = 2_000;
+
+interface Run {
+  claim: Claim;
+  abandon: AbortController;
+  done: Promise<void>;
+}
 
 /** Starts a worker: it claims tasks of all users in fair order and runs each as its own user. */
 export async function startWorker(resources: RunResources, options: WorkerOptions): Promise<Worker> {
   const id = uuidv7();
   const { database, channel, log } = resources;
-  const abort = new AbortController();
-  const running = new Set<Promise<void>>();
+  const kinds = Object.keys(options.handlers);
+  const runs = new Map<string, Run>();
   let stopping = false;
-  let claiming: Promise<void> | null = null;
-  let again = false;
 
   const start = (claim: Claim): void => {
-    const run = runTask(resources, claim, abort.signal).finally(() => {
-      running.delete(run);
+    const handler = options.handlers[claim.kind];
+    if (handler === undefined) {
+      throw new Error(`claimed a task of kind ${claim.kind}, which has no handler`);
+    }
+    const abandon = new AbortController();
+    const done = runTask(resources, handler, claim, abandon.signal).finally(() => {
+      if (runs.get(claim.taskId) === run) {
+        runs.delete(claim.taskId);
+      }
       claimMore();
     });
-    running.add(run);
+    const run: Run = { claim, abandon, done };
+    runs.set(claim.taskId, run);
   };
+  const abandon = (taskId: string): void =>
+    runs.get(taskId)?.abandon.abort(new RunAbandonedError('attempt was taken away'));
 
   const claimOnce = async (): Promise<void> => {
-    const free = options.slots - running.size;
+    const free = options.slots - runs.size;
     if (free <= 0) {
       return;
     }
-    const claims = await claimTasks(database, id, free);
+    const claims = await claimTasks(database, id, free, kinds);
     for (const claim of claims) {
       start(claim);
     }
@@ -57,6 +79,8 @@ export async function startWorker(resources: RunResources, options: WorkerOption
   };
 
   // At most one claim is under way; a wake-up in the meantime leads to exactly one more.
+  let claiming: Promise<void> | null = null;
+  let again = false;
   const claimMore = (): void => {
     again = true;
     claiming ??= (async () => {
@@ -71,57 +95,55 @@ export async function startWorker(resources: RunResources, options: WorkerOption
       });
   };
 
-  const every = (interval: number, name: string, work: () => Promise<unknown>): NodeJS.Timeout => {
-    let busy = false;
-    return setInterval(() => {
-      if (!busy) {
-        busy = true;
-        work()
-          .catch((error: unknown) => log.error({ err: error, workerId: id }, `${name} failed`))
-          .finally(() => {
-            busy = false;
-          });
-      }
-    }, interval);
+  const showLife = async (): Promise<void> => {
+    const lost = await beat(
+      database,
+      id,
+      [...runs.values()].map((run) => run.claim),
+    );
+    lost.forEach(abandon);
   };
 
-  await beat(database, id);
-  const unsubscribe = await channel.subscribe(wakeTopic, claimMore);
-  const timers = [
-    every(heartbeatInterval, 'heartbeat', () => beat(database, id)),
-    every(rescueInterval, 'rescue', async () => {
-      if ((await rescueTasks(database)) > 0) {
-        claimMore();
-      }
-    }),
-    setInterval(claimMore, options.pollInterval),
+  await showLife();
+  const subscriptions = [
+    await channel.subscribe(wakeTopic, claimMore),
+    await channel.subscribe(abortTopic, (message) => (message as { taskIds: string[] }).taskIds.forEach(abandon)),
   ];
+  const stopHeartbeat = startLoop(options.lease / beatsPerLease, showLife, (error) =>
+    log.error({ err: error, workerId: id }, 'heartbeat failed'),
+  );
+  const poll = setInterval(claimMore, options.pollInterval);
   claimMore();
   log.info({ workerId: id, slots: options.slots }, 'worker started');
 
   return {
     id,
-    running: () => running.size,
+    running: () => runs.size,
     stop: async () => {
       stopping = true;
-      unsubscribe();
-      await claiming;
-      await waitAtMost(Promise.all(running), options.stopTimeout);
-      abort.abort();
-      // A run that ignores its signal must not hold the shutdown: its attempt loses its power when the task is rescued.
-      await waitAtMost(Promise.all(running), options.stopTimeout);
-      for (const timer of timers) {
-        clearInterval(timer);
+      clearInterval(poll);
+      for (const unsubscribe of subscriptions) {
+        unsubscribe();
       }
-      await retireWorker(database, id);
+      await claiming;
+      await settled(runs, options.stopTimeout);
+      for (const run of runs.values()) {
+        run.abandon.abort(new RunAbandonedError('worker is stopping'));
+      }
+      // A run that ignores its signal must not hold the shutdown: handing its task back takes its power away.
+      await settled(runs, abortTimeout);
+      await stopHeartbeat();
+      const released = await retireWorker(database, id);
       wakeWorkers(channel);
+      log.info({ workerId: id, released }, 'worker stopped claiming and handed back its tasks');
     },
   };
 }
 
-async function waitAtMost(work: Promise<unknown>, milliseconds: number): Promise<void> {
+/** Waits for all runs, at most as many milliseconds. */
+async function settled(runs: ReadonlyMap<string, Run>, atMost: number): Promise<void> {
   const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, milliseconds);
-  await Promise.race([work, late]);
+  const timer = setTimeout(resolve, atMost);
+  await Promise.race([Promise.all([...runs.values()].map((run) => run.done)), late]);
   clearTimeout(timer);
 }

@@ -13,9 +13,14 @@ const loggedTypes = {
   direct_agent_call: { name: 'DirectAgentCall', description: 'A message was given straight to one agent.' },
   agent_status_changed: { name: 'AgentStatusChanged', description: 'An agent went READY, BUSY or ERROR.' },
   task_started: { name: 'TaskStarted', description: 'A worker began an attempt at a task.' },
+  task_progress: { name: 'TaskProgress', description: 'A running task got on. Told at most once a second.' },
   task_completed: { name: 'TaskCompleted', description: 'A task is done; its answer is stored.' },
   task_failed: { name: 'TaskFailed', description: 'An attempt at a task failed.' },
   task_cancelled: { name: 'TaskCancelled', description: 'A task was cancelled.' },
+  task_skipped: {
+    name: 'TaskSkipped',
+    description: 'A task will never run, because one it depends on did not succeed.',
+  },
   message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
 } as const satisfies Record<EventType, { name: string; description: string }>;
 
@@ -65,14 +70,16 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
   const text = (item: EventItem, member: string): string => String(item.event.data[member]);
 
   const started = logged('task_started');
+  const progressed = logged('task_progress');
   const completed = logged('task_completed');
   const failed = logged('task_failed');
   const cancelled = logged('task_cancelled');
+  const skipped = logged('task_skipped');
   const called = logged('direct_agent_call');
   const changed = logged('agent_status_changed');
   const created = logged('message_created');
 
-  for (const ref of [started, completed, failed, cancelled, called]) {
+  for (const ref of [started, progressed, completed, failed, cancelled, skipped, called]) {
     builder.objectField(ref, 'task', (t) =>
       t.field({
         type: 'Task',
@@ -107,6 +114,12 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
   }
   builder.objectField(started, 'attempt', (t) =>
     t.int({ description: 'Which attempt, from 1.', resolve: (item) => Number(item.event.data['attempt']) }),
+  );
+  builder.objectField(progressed, 'progress', (t) =>
+    t.float({ description: 'From 0 to 1.', resolve: (item) => Number(item.event.data['progress']) }),
+  );
+  builder.objectField(progressed, 'note', (t) =>
+    t.string({ description: 'What it is at.', resolve: (item) => text(item, 'note') }),
   );
   builder.objectField(changed, 'status', (t) =>
     t.field({

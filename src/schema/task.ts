@@ -29,6 +29,10 @@ export function addTask(builder: Builder) {
       state: t.expose('state', { type: state, description: 'Where it stands.' }),
       attempt: t.exposeInt('attempt', { description: 'How often a worker has started it.' }),
       progress: t.exposeFloat('progress', { description: 'From 0 to 1.' }),
+      progressNote: t.exposeString('progressNote', {
+        nullable: true,
+        description: 'What it was at when it last told.',
+      }),
       errorCode: t.exposeString('errorCode', { nullable: true, description: 'Code of the last failure.' }),
       errorMessage: t.exposeString('errorMessage', { nullable: true, description: 'What the last failure was.' }),
       createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was queued.' }),

@@ -1,13 +1,14 @@
 import { z } from 'zod';
-import { sqlState, statement } from '../adapters/postgres.ts';
+import { sqlState } from '../adapters/postgres.ts';
 import { DomainError, notFound } from '../errors.ts';
 import type { ApprovalPolicy } from '../generated/prisma/enums.ts';
 import type { AgentModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { addAgentLane, cancelTasksOfAgent, setLaneLimit } from '../queue/lane.ts';
+import { addAgentLane, setLaneLimit } from '../queue/lane.ts';
 import { parseInput, required, text } from './input.ts';
 import { type List, loadPage, type Page, type PageArguments } from './page.ts';
 import { rowsById, tables } from './table.ts';
+import { cancelTasksOfAgent } from './task.ts';
 
 export interface AgentInput {
   name?: string | null | undefined;
@@ -139,9 +140,7 @@ export async function updateAgent(
  * @throws DomainError NOT_FOUND
  */
 export async function deleteAgent(operation: WriteOperation, agentId: string): Promise<{ deletedAgentId: string }> {
-  for (const task of await cancelTasksOfAgent(operation, agentId)) {
-    operation.emit({ type: 'task_cancelled', sessionId: task.sessionId, taskId: task.id });
-  }
+  await cancelTasksOfAgent(operation, agentId, 'id');
   const { count } = await operation.prisma((client) =>
     client.agent.deleteMany({ where: { userId: operation.userId, id: agentId } }),
   );
@@ -149,40 +148,6 @@ export async function deleteAgent(operation: WriteOperation, agentId: string): P
     throw notFound('agent', 'id');
   }
   return { deletedAgentId: agentId };
-}
-
-const becomeBusy = statement(
-  `UPDATE agents SET status = 'BUSY' WHERE user_id = $1 AND id = $2 AND status <> 'BUSY' RETURNING id`,
-);
-const becomeIdle = statement<{ changed: boolean }>(`
-  UPDATE agents SET status = $3::agent_status, last_error = coalesce($4, last_error)
-  FROM (SELECT status AS before FROM agents WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE) AS old
-  WHERE user_id = $1 AND id = $2
-  RETURNING old.before <> $3::agent_status AS changed`);
-
-/** Marks the agent BUSY and tells of it when that is a change. */
-export async function markAgentBusy(operation: WriteOperation, agentId: string): Promise<void> {
-  const changed = await operation.query(becomeBusy, [operation.userId, agentId]);
-  if (changed.length > 0) {
-    operation.emit({ type: 'agent_status_changed', agentId, status: 'BUSY' });
-  }
-}
-
-/**
- * Sets the agent's status after one of its tasks ended: BUSY while others run, else READY, or ERROR with the reason.
- * The caller holds the lane's lock, so that `running` is exact.
- */
-export async function settleAgent(
-  operation: WriteOperation,
-  agentId: string,
-  running: number,
-  failure: string | null,
-): Promise<void> {
-  const status = running > 0 ? 'BUSY' : failure === null ? 'READY' : 'ERROR';
-  const [row] = await operation.query(becomeIdle, [operation.userId, agentId, status, failure]);
-  if (row?.changed === true) {
-    operation.emit({ type: 'agent_status_changed', agentId, status });
-  }
 }
 
 function memoryColumns(memory: z.output<typeof agentRules>['memory']) {

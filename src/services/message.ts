@@ -3,7 +3,7 @@ import { badInput, DomainError, notFound } from '../errors.ts';
 import type { MessageModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { reserveLane } from '../queue/lane.ts';
-import { enqueueAgentTask } from '../queue/task.ts';
+import { enqueueTask } from '../queue/task.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
 import { lockOpenSession, takePosition } from './session.ts';
 import { rowsById, tables } from './table.ts';
@@ -56,7 +56,7 @@ export function listSessionMessages(
 export async function sendMessage(operation: WriteOperation, input: SendMessageInput): Promise<SentMessage> {
   const { sessionId, targetAgentId: agentId, content } = input;
   checkContent(content);
-  if (!(await reserveLane(operation, agentId))) {
+  if (!(await reserveLane(operation, agentId, 'input.targetAgentId'))) {
     throw notFound('agent', 'input.targetAgentId');
   }
   await lockOpenSession(operation, sessionId, 'input.sessionId');
@@ -65,7 +65,9 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
   if (message === undefined) {
     throw new Error('the message was not stored');
   }
-  const taskId = await enqueueAgentTask(operation, {
+  const taskId = await enqueueTask(operation, {
+    kind: 'AGENT_RUN',
+    laneId: agentId,
     agentId,
     sessionId,
     messageId: message.id,

@@ -3,10 +3,10 @@ import { statement } from '../adapters/postgres.ts';
 import { DomainError, notFound } from '../errors.ts';
 import type { SessionModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { cancelTasksOfSession } from '../queue/lane.ts';
 import { parseInput, text } from './input.ts';
 import { type Condition, type List, loadPage, type Page, type PageArguments } from './page.ts';
 import { rowsById, tables } from './table.ts';
+import { cancelTasksOfSession } from './task.ts';
 
 export interface SessionInput {
   title?: string | null | undefined;
@@ -99,7 +99,7 @@ export async function deleteSession(
   operation: WriteOperation,
   sessionId: string,
 ): Promise<{ deletedSessionId: string }> {
-  await cancelTasksOfSession(operation, sessionId);
+  await cancelTasksOfSession(operation, sessionId, 'id');
   const [row] = await operation.query(remove, [operation.userId, sessionId]);
   if (row === undefined) {
     throw notFound('session', 'id');

@@ -1,0 +1,63 @@
+import type { Log } from '../adapters/log.ts';
+import { createOperation, type OperationResources } from '../operation.ts';
+import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
+import { wakeWorkers } from '../queue/signal.ts';
+import { type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
+import { startLoop } from './loop.ts';
+
+export interface UpkeepOptions {
+  /** How long a silent worker keeps its tasks, in milliseconds. */
+  lease: number;
+  /** How long a task may run, in milliseconds: longer ones are reported. */
+  taskTimeout: number;
+  retention: Retention;
+}
+
+const rescueInterval = 1_000;
+const cleanupInterval = 30_000;
+/** Tasks that are due but wait this long for a worker are reported, in milliseconds. */
+const queuedLimit = 600_000;
+
+/**
+ * Keeps the engine and its data in order. Every worker runs the loops, so that the work goes on when any of them dies;
+ * one of them leads, the others just look whether it is their turn.
+ */
+export function startUpkeep(
+  resources: OperationResources & { log: Log },
+  workerId: string,
+  options: UpkeepOptions,
+): () => Promise<void> {
+  const { database, channel, log } = resources;
+  const failed = (what: string) => (error: unknown) => log.error({ err: error }, `upkeep failed: ${what}`);
+  const openOperation = (userId: string) => createOperation(resources, userId);
+
+  const stopRescue = startLoop(
+    rescueInterval,
+    async () => {
+      const rescued = await rescueTasks(database, options.lease);
+      if (rescued > 0) {
+        log.info({ rescued }, 'tasks are due again');
+        wakeWorkers(channel);
+      }
+    },
+    failed('rescue'),
+  );
+  const stopCleanup = startLoop(
+    cleanupInterval,
+    async () => {
+      if (!(await leadsUpkeep(database, workerId, options.lease))) {
+        return;
+      }
+      await removeExpiredSessions(database, openOperation, options.retention);
+      await trimEvents(database, openOperation, options.retention);
+      const limits = { running: options.taskTimeout * 2, queued: queuedLimit };
+      for (const stuck of await findStuckTasks(database, limits)) {
+        log.warn(stuck, 'task is stuck');
+      }
+    },
+    failed('cleanup'),
+  );
+  return async () => {
+    await Promise.all([stopRescue(), stopCleanup()]);
+  };
+}

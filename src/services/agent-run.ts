@@ -1,0 +1,100 @@
+import { statement } from '../adapters/postgres.ts';
+import type { AgentModel, MessageModel, TaskModel } from '../generated/prisma/models.ts';
+import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type Claim, holdAttempt, StaleAttemptError } from '../queue/task.ts';
+import { agentById } from './agent.ts';
+import { completeAttempt } from './attempt.ts';
+import { storeAnswer } from './message.ts';
+
+/** Everything that a run of an agent needs to know, read in one transaction. */
+export interface AgentRun {
+  task: TaskModel;
+  agent: AgentModel;
+  /** Messages of the session up to the one to answer, oldest first. */
+  history: (Pick<MessageModel, 'role' | 'agentId' | 'content'> & { agentName: string | null })[];
+  steps: ModelStep[];
+}
+
+/** A model's answer as it was saved, so that a crashed task does not ask again. */
+export interface ModelStep {
+  position: number;
+  output: ModelOutput;
+}
+
+export interface ModelOutput {
+  content: string;
+  model: string;
+  promptTokens: number;
+  completionTokens: number;
+  durationMilliseconds: number;
+}
+
+const historyMessages = 60;
+
+const history = statement<AgentRun['history'][number] & Record<string, unknown>>(`
+  SELECT recent.role, recent.agent_id AS "agentId", recent.content, agents.name AS "agentName" FROM (
+    SELECT * FROM messages WHERE user_id = $1 AND session_id = $2 AND position <= $3
+    ORDER BY position DESC LIMIT ${historyMessages}
+  ) AS recent
+  LEFT JOIN agents ON agents.user_id = recent.user_id AND agents.id = recent.agent_id
+  ORDER BY recent.position`);
+const steps = statement<ModelStep & Record<string, unknown>>(
+  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 ORDER BY position`,
+);
+const insertStep = statement(`
+  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
+  VALUES ($1, $2, $3, 'MODEL', $4, $5, $6)`);
+const insertUsage = statement(`
+  INSERT INTO model_usage (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds)
+  SELECT $1, 'CHAT', agent_id, id, $3, $4, $5, $6 FROM tasks WHERE user_id = $1 AND id = $2`);
+
+/** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
+export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
+  const agent = task.agentId === null ? null : await agentById(operation, task.agentId);
+  if (agent === null || task.sessionId === null) {
+    throw new StaleAttemptError();
+  }
+  const [messages, stored] = await Promise.all([
+    operation.query(history, [operation.userId, task.sessionId, task.sessionOrder]),
+    operation.query(steps, [operation.userId, task.id]),
+  ]);
+  return { task, agent, history: messages, steps: stored };
+}
+
+/**
+ * Saves the model's answer as a step. It stands before the answer is stored, so that a crash in between asks no model twice.
+ * @throws StaleAttemptError
+ */
+export async function saveModelStep(
+  operation: WriteOperation,
+  claim: Claim,
+  step: ModelStep & { startedAt: Date },
+): Promise<void> {
+  const { output } = step;
+  await holdAttempt(operation, claim);
+  await operation.query(insertStep, [
+    operation.userId,
+    claim.taskId,
+    step.position,
+    claim.attempt,
+    JSON.stringify(output),
+    step.startedAt,
+  ]);
+  await operation.query(insertUsage, [
+    operation.userId,
+    claim.taskId,
+    output.model,
+    output.promptTokens,
+    output.completionTokens,
+    output.durationMilliseconds,
+  ]);
+}
+
+/** Ends an agent's task with its answer: state, message, agent status and events in one commit. @throws StaleAttemptError */
+export async function completeAgentRun(operation: WriteOperation, claim: Claim, content: string): Promise<void> {
+  await completeAttempt(operation, claim, async ({ sessionId, answerId, agentId }) => {
+    if (sessionId !== null) {
+      await storeAnswer(operation, { id: answerId, sessionId, agentId, taskId: claim.taskId, content });
+    }
+  });
+}

@@ -1,0 +1,109 @@
+import { statement } from '../adapters/postgres.ts';
+import { DomainError } from '../errors.ts';
+import type { TaskModel } from '../generated/prisma/models.ts';
+import type { WriteOperation } from '../operation.ts';
+import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
+import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
+import { markAgentBusy, settleAgent } from './agent-status.ts';
+import { taskById } from './task.ts';
+
+const setDeadline = statement<{ remaining: number }>(`
+  UPDATE tasks SET deadline_at = coalesce(deadline_at, clock_timestamp() + make_interval(secs => $3::float8 / 1000))
+  WHERE user_id = $1 AND id = $2
+  RETURNING (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`);
+const setProgress = statement(`UPDATE tasks SET progress = $3, progress_note = $4 WHERE user_id = $1 AND id = $2`);
+
+/**
+ * Tells that an attempt runs.
+ * @param timeout how long the task may run over all its attempts, in milliseconds
+ * @returns the task, and the milliseconds that it may still run
+ * @throws StaleAttemptError when the task was taken away since its claim
+ * @throws DomainError TASK_ABANDONED when its workers died too often, TASK_TIMED_OUT when its time is over
+ */
+export async function startAttempt(
+  operation: WriteOperation,
+  claim: Claim,
+  timeout: number,
+): Promise<{ task: TaskModel; remaining: number }> {
+  await holdAttempt(operation, claim);
+  const task = await taskById(operation, claim.taskId);
+  if (task === null) {
+    throw new StaleAttemptError();
+  }
+  if (task.crashes >= mostCrashes) {
+    throw new DomainError('TASK_ABANDONED', `Workers stopped ${task.crashes} times while they ran this task.`);
+  }
+  const [deadline] = await operation.query(setDeadline, [operation.userId, task.id, timeout]);
+  const remaining = deadline?.remaining ?? 0;
+  if (remaining <= 0) {
+    throw new DomainError('TASK_TIMED_OUT', 'The task took too long.');
+  }
+  if (task.agentId !== null) {
+    await markAgentBusy(operation, task.agentId);
+  }
+  operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: task.id, attempt: task.attempt });
+  return { task, remaining };
+}
+
+/** Writes how far an attempt is, from 0 to 1, with a line about it. @throws StaleAttemptError */
+export async function saveProgress(
+  operation: WriteOperation,
+  claim: Claim,
+  sessionId: string | null,
+  progress: number,
+  note: string,
+): Promise<void> {
+  await holdAttempt(operation, claim);
+  await operation.query(setProgress, [operation.userId, claim.taskId, progress, note]);
+  operation.emit({ type: 'task_progress', sessionId, taskId: claim.taskId, progress, note });
+}
+
+/**
+ * Ends a task that is done, frees what waited for it, and settles its agent.
+ * @param store writes the result in the same commit, before the task is told to be completed
+ * @throws StaleAttemptError
+ */
+export async function completeAttempt(
+  operation: WriteOperation,
+  claim: Claim,
+  store: (ended: EndedAttempt) => Promise<void> = async () => undefined,
+): Promise<void> {
+  const ended = await endAttempt(operation, claim, { state: 'COMPLETED' });
+  await settle(operation, ended, null);
+  await store(ended);
+  operation.emit({ type: 'task_completed', sessionId: ended.sessionId, taskId: claim.taskId });
+}
+
+/** Ends an attempt that failed: another one later where that may help, else the end. @throws StaleAttemptError */
+export async function failAttempt(operation: WriteOperation, claim: Claim, failure: Failure): Promise<void> {
+  const task = await taskById(operation, claim.taskId);
+  if (task === null) {
+    throw new StaleAttemptError();
+  }
+  const { code, message } = failure;
+  const delay = retryDelay(failure, task.failures);
+  const ended = await endAttempt(
+    operation,
+    claim,
+    delay === null
+      ? { state: 'FAILED', code, message }
+      : { state: 'RETRYING', code, message, dueAt: new Date(operation.clock.now().getTime() + delay) },
+  );
+  await settle(operation, ended, message);
+  operation.emit({
+    type: 'task_failed',
+    sessionId: ended.sessionId,
+    taskId: claim.taskId,
+    code,
+    willRetry: delay !== null,
+  });
+  for (const taskId of ended.skipped) {
+    operation.emit({ type: 'task_skipped', sessionId: ended.sessionId, taskId });
+  }
+}
+
+async function settle(operation: WriteOperation, ended: EndedAttempt, failure: string | null): Promise<void> {
+  if (ended.agentId !== null) {
+    await settleAgent(operation, ended.agentId, ended.running ?? 0, failure);
+  }
+}
