@@ -1,8 +1,8 @@
 import { createHmac } from 'node:crypto';
 import { allowLogin, migrate } from '../prisma/migrate.ts';
-import { createLog, type Log } from '../src/adapters/log.ts';
-import { type RunningApi, startApi, startTaskWorker } from '../src/app.ts';
-import { type Config, readConfig } from '../src/config.ts';
+import { createLog } from '../src/adapters/log.ts';
+import { type RunningApi, startAll } from '../src/app.ts';
+import { readConfig } from '../src/config.ts';
 import {
   type DevelopmentKey,
   developmentAudience,
@@ -78,7 +78,8 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     ...(model === null ? {} : { MODEL_BASE_URL: model.url, MODEL_API_KEY: model.apiKey, MODEL_NAME: 'offline-1' }),
     ...options.environment,
   });
-  const api = await startProcesses(config, createLog({ level: config.LOG_LEVEL }), started);
+  const api = await startAll(config, createLog({ level: config.LOG_LEVEL }));
+  started.defer(() => api.stop());
   const all = started.move();
   return {
     api,
@@ -88,12 +89,4 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     token: (user) => signDevelopmentToken(key, user),
     stop: () => all.disposeAsync(),
   };
-}
-
-async function startProcesses(config: Config, log: Log, started: AsyncDisposableStack): Promise<RunningApi> {
-  const worker = await startTaskWorker(config, log);
-  started.defer(() => worker.stop());
-  const api = await startApi(config, log);
-  started.defer(() => api.stop());
-  return api;
 }

@@ -1,5 +1,6 @@
-import { createLocalJWKSet, createRemoteJWKSet, errors, type JWK, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import { createLocalJWKSet, errors, type JWK, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import { LRUCache } from 'lru-cache';
+import { createKeySet, type KeySetOptions } from './adapters/key-set.ts';
 import { DomainError } from './errors.ts';
 
 /** Who calls, as the token says it. */
@@ -12,19 +13,19 @@ export interface Principal {
 export interface AuthenticatorOptions {
   issuer: string;
   audience: string;
-  keys: { jwksUrl: string } | { publicKey: string };
+  keys: KeySetOptions | { publicKey: string };
   /** Finds or makes the user of an identity. */
   signIn: (identity: { issuer: string; subject: string }) => Promise<string>;
 }
 
-/** Turns the value of an Authorization header into a principal. @throws DomainError UNAUTHENTICATED */
+/** Turns the value of an Authorization header into a principal. @throws DomainError UNAUTHENTICATED, SERVICE_BUSY */
 export type Authenticate = (authorization: string | null) => Promise<Principal>;
 
 /** Only signatures by key pair: a shared secret could be guessed, and "none" is no signature. */
 const algorithms = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'];
-/** Faults of reading the key set, which say nothing about the token. */
-const keySourceFaults = new Set<string>([errors.JWKSTimeout.code, errors.JOSEError.code]);
 const longestToken = 16_384;
+/** Postgres can't store U+0000. */
+const subjectPattern = /^[^\0]{1,255}$/;
 /** Identities whose user is known. The pair never changes, so that the time limit only bounds memory of idle users. */
 const knownUsers = { max: 50_000, ttl: 3_600_000 };
 
@@ -57,13 +58,7 @@ export function createAuthenticator(options: AuthenticatorOptions): Authenticate
 }
 
 function createKeySource(keys: AuthenticatorOptions['keys']): JWTVerifyGetKey {
-  return 'jwksUrl' in keys
-    ? createRemoteJWKSet(new URL(keys.jwksUrl), {
-        timeoutDuration: 5_000,
-        cooldownDuration: 10_000,
-        cacheMaxAge: 600_000,
-      })
-    : createLocalJWKSet({ keys: [JSON.parse(keys.publicKey) as JWK] });
+  return 'url' in keys ? createKeySet(keys) : createLocalJWKSet({ keys: [JSON.parse(keys.publicKey) as JWK] });
 }
 
 function readBearer(authorization: string | null): string {
@@ -90,7 +85,7 @@ async function verify(
       requiredClaims: ['sub', 'exp'],
       clockTolerance: 5,
     });
-    if (typeof payload.sub !== 'string' || payload.sub === '' || payload.sub.length > 255) {
+    if (typeof payload.sub !== 'string' || !subjectPattern.test(payload.sub)) {
       throw new DomainError('UNAUTHENTICATED', 'The token names no subject.');
     }
     return { subject: payload.sub, expiresAt: (payload.exp ?? 0) * 1_000 };
@@ -103,11 +98,9 @@ function refusal(error: unknown): DomainError {
   if (error instanceof DomainError) {
     return error;
   }
-  if (!(error instanceof errors.JOSEError) || keySourceFaults.has(error.code)) {
-    return new DomainError('SERVICE_BUSY', "The identity provider's keys could not be read.", {
-      retryAfter: 5,
-      cause: error,
-    });
+  if (!(error instanceof errors.JOSEError)) {
+    // A fault of ours says nothing about the token.
+    throw error;
   }
   // Only expiry is told apart: its fix is the client's, and it gives nothing away.
   const message = error instanceof errors.JWTExpired ? 'The token has expired.' : 'The token is not valid here.';

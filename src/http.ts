@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
-import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
 import { GraphQLError, type GraphQLSchema } from 'graphql';
 import { createYoga, type Plugin } from 'graphql-yoga';
@@ -8,7 +8,8 @@ import type { Log } from './adapters/log.ts';
 import type { Authenticate, Principal } from './auth.ts';
 import { DomainError } from './errors.ts';
 import { graphiqlTabs } from './graphiql.ts';
-import { type Operation, OperationClosedError } from './operation.ts';
+import { errorBody, shortened, toClientError } from './graphql-errors.ts';
+import type { Operation } from './operation.ts';
 import type { Context } from './schema/builder.ts';
 import { once } from './services/idempotency.ts';
 
@@ -29,10 +30,13 @@ export interface HttpOptions {
 
 interface ServerContext {
   req: IncomingMessage;
+  res: ServerResponse;
 }
 
 /** Largest request body in bytes: a message of 100 kB, escaped, with room for the document around it. */
 const maximumBody = 1_048_576;
+/** Largest head of a request in bytes: room for the longest token that is looked at. */
+const maximumHead = 32_768;
 const graphqlPath = '/graphql';
 
 /** The HTTP server with everything a request meets, in that order. */
@@ -40,12 +44,15 @@ export function createHttpServer(options: HttpOptions): Server {
   const traces = new AsyncLocalStorage<string>();
   const principals = new WeakMap<Request, Principal>();
   const traceId = (): string => traces.getStore() ?? 'none';
+  const endSignal = createEndSignals(options.stopping);
 
   const yoga = createYoga<ServerContext, Context>({
     schema: options.schema,
     graphqlEndpoint: graphqlPath,
     landingPage: false,
     batching: false,
+    // The API takes no files.
+    multipart: false,
     cors: {
       // Tokens are sent explicitly, never by cookie, so that any origin may ask.
       origin: '*',
@@ -72,17 +79,19 @@ export function createHttpServer(options: HttpOptions): Server {
       // Faults of resolvers were logged when they were masked.
       error: () => undefined,
     },
-    maskedErrors: { maskError: (error) => maskError(error, options.log, traceId()) },
-    plugins: [answerHealth(options), authenticateRequest(options, principals, traceId)],
-    context: ({ request, req }) => createContext(options, request, req, principals.get(request)),
+    maskedErrors: { maskError: (error) => toClientError(error, options.log, traceId()) },
+    plugins: [answerHealth(options), authenticateRequest(options, principals, traceId), explainRefusals()],
+    context: ({ request, req, res }) =>
+      createContext(options, request, { req, res }, principals.get(request), endSignal),
   });
 
-  return createServer({ requestTimeout: 30_000, headersTimeout: 10_000 }, (request, response) => {
+  const settings = { requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: maximumHead };
+  return createServer(settings, (request, response) => {
     const id = requestId(request);
     response.setHeader('x-request-id', id);
     const refusal = refuseBody(request);
     if (refusal !== null) {
-      response.writeHead(refusal.status, { 'content-type': 'application/json; charset=utf-8', connection: 'close' });
+      response.writeHead(refusal.status, { ...refusalHeaders, connection: 'close' });
       response.end(JSON.stringify(errorBody(refusal.error)));
       return;
     }
@@ -93,26 +102,57 @@ export function createHttpServer(options: HttpOptions): Server {
 function createContext(
   options: HttpOptions,
   request: Request,
-  incoming: IncomingMessage,
+  { req, res }: ServerContext,
   principal: Principal | undefined,
+  endSignal: EndSignals,
 ): Context {
   if (principal === undefined) {
     throw new DomainError('UNAUTHENTICATED', 'Send a token: `Authorization: Bearer <token>`.');
   }
   const operation = options.openOperation(principal.userId);
-  request.signal.addEventListener('abort', () => void operation.close(), { once: true });
+  res.once('close', () => void operation.close());
   const key = request.headers.get('idempotency-key');
   return {
     principal,
     operation,
-    clientAddress: clientAddress(incoming, options.trustProxy),
-    signal: AbortSignal.any([
-      request.signal,
-      options.stopping,
-      AbortSignal.timeout(Math.min(Math.max(principal.expiresAt - Date.now(), 0), 2 ** 31 - 1)),
-    ]),
+    clientAddress: clientAddress(req, options.trustProxy),
+    signal: endSignal(res, principal.expiresAt),
     live: options.live,
     mutate: (field, work) => operation.write((write) => once(write, { key, ...field }, () => work(write))),
+  };
+}
+
+/** A signal that fires when the response is over, the token has ended, or the service stops. */
+type EndSignals = (response: ServerResponse, expiresAt: number) => AbortSignal;
+
+/** Most milliseconds that a timer can wait. */
+const longestTimer = 2 ** 31 - 1;
+
+/**
+ * `AbortSignal.any` over a signal that lives as long as the process keeps a record of each request for good: here
+ * every request leaves nothing behind.
+ */
+function createEndSignals(stopping: AbortSignal): EndSignals {
+  const open = new Set<() => void>();
+  stopping.addEventListener('abort', () => {
+    for (const end of [...open]) {
+      end();
+    }
+  });
+  return (response, expiresAt) => {
+    const controller = new AbortController();
+    const end = (): void => {
+      clearTimeout(timer);
+      open.delete(end);
+      controller.abort();
+    };
+    const timer = setTimeout(end, Math.min(Math.max(expiresAt - Date.now(), 0), longestTimer)).unref();
+    open.add(end);
+    response.once('close', end);
+    if (stopping.aborted || response.closed) {
+      end();
+    }
+    return controller.signal;
   };
 }
 
@@ -149,7 +189,7 @@ function authenticateRequest(
       try {
         principals.set(request, await options.authenticate(request.headers.get('authorization')));
       } catch (error) {
-        const fault = toGraphQLError(error, options.log, traceId());
+        const fault = toClientError(error, options.log, traceId());
         const { status = 500, headers = {} } = (fault.extensions['http'] ?? {}) as {
           status?: number;
           headers?: Record<string, string>;
@@ -163,6 +203,40 @@ function authenticateRequest(
   };
 }
 
+const refusalHeaders = { 'content-type': 'application/json; charset=utf-8', 'access-control-allow-origin': '*' };
+const bareRefusals = new Map([
+  [404, new DomainError('NOT_FOUND', `Nothing is served at this path; the API is at ${graphqlPath}.`)],
+  [
+    406,
+    new DomainError(
+      'BAD_REQUEST',
+      'The answer has none of the media types that the request accepts. Subscriptions need `Accept: text/event-stream`.',
+    ),
+  ],
+  [415, new DomainError('BAD_REQUEST', 'Send the request as `Content-Type: application/json`.')],
+]);
+
+/** Gives a code and a reason to what Yoga refuses without a word, and keeps long messages short. */
+function explainRefusals(): Plugin {
+  return {
+    onValidate:
+      () =>
+      ({ valid, result, setResult }) => {
+        if (!valid) {
+          setResult(result.map((error) => (error instanceof GraphQLError ? shortened(error) : error)));
+        }
+      },
+    onResponse: ({ response, setResponse, fetchAPI }) => {
+      const refusal = bareRefusals.get(response.status);
+      if (refusal !== undefined && !response.headers.has('content-type')) {
+        const headers = new fetchAPI.Headers(response.headers);
+        headers.delete('content-length');
+        setResponse(fetchAPI.Response.json(errorBody(refusal), { status: response.status, headers }));
+      }
+    },
+  };
+}
+
 /** The page is the same for everyone; what it asks for carries a token. */
 function isGraphiqlPage(options: HttpOptions, request: Request, url: URL): boolean {
   return (
@@ -171,72 +245,6 @@ function isGraphiqlPage(options: HttpOptions, request: Request, url: URL): boole
     !url.searchParams.has('query') &&
     (request.headers.get('accept') ?? '').includes('text/html')
   );
-}
-
-function maskError(error: unknown, log: Log, traceId: string): Error {
-  if (error instanceof GraphQLError && error.originalError === undefined) {
-    // GraphQL's own refusals: syntax, validation, variables of the wrong type.
-    return typeof error.extensions['code'] === 'string' ? error : withCode(error, 'BAD_USER_INPUT');
-  }
-  return toGraphQLError(error, log, traceId);
-}
-
-/** Domain errors keep their code and message; everything else is logged and told as INTERNAL. */
-function toGraphQLError(error: unknown, log: Log, traceId: string): GraphQLError {
-  const located = error instanceof GraphQLError ? error : null;
-  const cause = located?.originalError ?? error;
-  const place = located === null ? {} : { nodes: located.nodes ?? null, path: located.path ?? null };
-  if (cause instanceof GraphQLError) {
-    return maskError(cause, log, traceId) as GraphQLError;
-  }
-  if (cause instanceof DomainError) {
-    const { code, field, retryAfter, quota } = cause;
-    return new GraphQLError(cause.message, {
-      ...place,
-      extensions: {
-        code,
-        ...(field === undefined ? {} : { field }),
-        ...(retryAfter === undefined ? {} : { retryAfter }),
-        ...(quota === undefined ? {} : { quota }),
-        ...httpExtension(cause),
-      },
-    });
-  }
-  if (!(cause instanceof OperationClosedError)) {
-    log.error({ traceId, err: cause }, 'unexpected fault');
-  }
-  return new GraphQLError('An unexpected fault. Quote the trace id when you report it.', {
-    ...place,
-    extensions: { code: 'INTERNAL', traceId },
-  });
-}
-
-function httpExtension(error: DomainError): { http?: { status: number; headers: Record<string, string> } } {
-  if (error.code === 'UNAUTHENTICATED') {
-    return { http: { status: 401, headers: { 'www-authenticate': 'Bearer' } } };
-  }
-  if (error.code === 'SERVICE_BUSY') {
-    return { http: { status: 503, headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
-  }
-  return {};
-}
-
-function withCode(error: GraphQLError, code: string): GraphQLError {
-  return new GraphQLError(error.message, {
-    nodes: error.nodes ?? null,
-    source: error.source ?? null,
-    positions: error.positions ?? null,
-    path: error.path ?? null,
-    extensions: { ...error.extensions, code },
-  });
-}
-
-function errorBody(error: GraphQLError | DomainError): object {
-  const extensions =
-    error instanceof DomainError
-      ? { code: error.code }
-      : Object.fromEntries(Object.entries(error.extensions).filter(([name]) => name !== 'http'));
-  return { errors: [{ message: error.message, extensions }] };
 }
 
 function refuseBody(request: IncomingMessage): { status: number; error: DomainError } | null {

@@ -11,7 +11,7 @@ import {
 import { roleUrls } from '../dev/local.ts';
 import { type OfflineModel, startOfflineModel } from '../dev/offline-model/server.ts';
 import { createLog } from '../src/adapters/log.ts';
-import { type RunningApi, startApi, startTaskWorker } from '../src/app.ts';
+import { type RunningApi, startAll, startApi, startTaskWorker } from '../src/app.ts';
 import { type Config, readConfig } from '../src/config.ts';
 
 export interface TestDatabase {
@@ -88,10 +88,11 @@ export interface TestService {
 
 /**
  * The real service over a database of its own: API, worker (unless left out) and the offline model.
- * With `redis: true` live messages go through the real Redis.
+ * API and worker share a channel as they do in one process, unless `separate` says that each has its own as they do in
+ * two. With `redis: true` live messages go through the real Redis.
  */
 export async function startTestService(
-  options: { worker?: boolean; redis?: boolean; environment?: Record<string, string> } = {},
+  options: { worker?: boolean; redis?: boolean; separate?: boolean; environment?: Record<string, string> } = {},
 ): Promise<TestService> {
   await using started = new AsyncDisposableStack();
   const database = await createTestDatabase();
@@ -117,17 +118,18 @@ export async function startTestService(
     POOL_SIZE: '10',
     LOG_LEVEL: 'silent',
     SHUTDOWN_TIMEOUT: '5000',
-    // Without Redis the worker is in this process too, but a channel of its own: polling is its wake-up.
+    // Where API and worker have no channel in common, polling is the worker's wake-up.
     WORKER_POLL_INTERVAL: '50',
     HEARTBEAT_INTERVAL: '200',
     ...options.environment,
   });
   const log = createLog({ level: config.LOG_LEVEL });
-  if (options.worker !== false) {
+  const withWorker = options.worker !== false;
+  if (withWorker && options.separate === true) {
     const worker = await startTaskWorker(config, log);
     started.defer(() => worker.stop());
   }
-  const api = await startApi(config, log);
+  const api = await (withWorker && options.separate !== true ? startAll(config, log) : startApi(config, log));
   started.defer(() => api.stop());
   const all = started.move();
   return {

@@ -1,0 +1,139 @@
+import { GraphQLError, type GraphQLErrorExtensions } from 'graphql';
+import type { Log } from './adapters/log.ts';
+import { DomainError, type ErrorCode, errorCodes } from './errors.ts';
+import { OperationClosedError } from './operation.ts';
+
+/** Longest message that repeats what a request said, in characters: fifty refusals must not repeat a megabyte each. */
+const longestMessage = 1_000;
+
+/**
+ * What a client may know of a fault: GraphQL's own refusals and domain errors keep their message and get a code of
+ * `errorCodes`; everything else is logged and told as INTERNAL.
+ */
+export function toClientError(error: unknown, log: Log, traceId: string): GraphQLError {
+  const located = error instanceof GraphQLError ? error : null;
+  const cause = located?.originalError ?? error;
+  if (cause instanceof DomainError) {
+    return fromDomainError(cause, located);
+  }
+  if (located !== null && isRefusal(located)) {
+    return fromRefusal(located);
+  }
+  if (!(cause instanceof OperationClosedError)) {
+    log.error({ traceId, err: cause }, 'unexpected fault');
+  }
+  return new GraphQLError('An unexpected fault. Quote the trace id when you report it.', {
+    ...placeOf(located),
+    extensions: { code: 'INTERNAL', traceId },
+  });
+}
+
+/** The same error with a message that is not too long. */
+export function shortened(error: GraphQLError): GraphQLError {
+  return error.message.length <= longestMessage
+    ? error
+    : new GraphQLError(short(error.message), { ...placeOf(error), extensions: error.extensions });
+}
+
+/** The JSON body for a request that is refused before GraphQL sees it. */
+export function errorBody(error: GraphQLError | DomainError): object {
+  const { http: _http, ...extensions } = (error instanceof DomainError ? fromDomainError(error, null) : error)
+    .extensions;
+  return { errors: [{ message: error.message, extensions }] };
+}
+
+/** GraphQL refuses syntax, documents, variables and arguments with its own errors; resolvers throw others. */
+function isRefusal(error: GraphQLError): boolean {
+  const { originalError } = error;
+  if (originalError === undefined) {
+    return true;
+  }
+  // A value of ours that its type can't write also is a GraphQLError, but it points to no place in the document.
+  return originalError instanceof GraphQLError && (error.path === undefined || originalError.nodes !== undefined);
+}
+
+function fromRefusal(error: GraphQLError): GraphQLError {
+  const field = variableAtFault(error);
+  return new GraphQLError(short(error.message), {
+    ...placeOf(error),
+    extensions:
+      field === undefined
+        ? { code: knownCode(error.extensions['code']), ...httpOf(error) }
+        : { code: 'BAD_USER_INPUT', field, http: aboutDocument },
+  });
+}
+
+/** Status of a refused document or variable: 400, or 200 for clients that take `application/json` only. */
+const aboutDocument = { status: 400, spec: true };
+
+function httpOf({ extensions }: GraphQLError): Pick<GraphQLErrorExtensions, 'http'> {
+  if ('originalError' in extensions) {
+    // Yoga's mark of a body that is no JSON, with a piece of it: 400 for every client, and nothing repeated.
+    return { http: { status: 400 } };
+  }
+  return extensions.http === undefined ? {} : { http: extensions.http };
+}
+
+function knownCode(code: unknown): ErrorCode {
+  if (code === 'OPERATION_RESOLUTION_FAILURE') {
+    return 'BAD_REQUEST';
+  }
+  return typeof code === 'string' && Object.hasOwn(errorCodes, code) ? (code as ErrorCode) : 'BAD_USER_INPUT';
+}
+
+/** Which variable, or member of one, has a value that does not fit: `first`, `input.name`, `filter.states[0]`. */
+function variableAtFault(error: GraphQLError): string | undefined {
+  const absent = /^Variable "\$(\w+)" of (?:required|non-null) type /.exec(error.message);
+  if (absent !== null) {
+    return absent[1];
+  }
+  const variable = /^Variable "\$(\w+)" got invalid value /.exec(error.message)?.[1];
+  const reason = error.originalError?.message;
+  if (variable === undefined || reason === undefined) {
+    return variable;
+  }
+  // The value itself stands in between as JSON, whose quotes are escaped, so that it can't look like the end.
+  const upToReason = error.message.slice(0, -reason.length);
+  const place = / at "(\w+(?:\.\w+|\[\d+\])+)"; $/.exec(upToReason)?.[1] ?? variable;
+  const member = /^Field "(\w+)" (?:of required type|is not defined by type) /.exec(reason)?.[1];
+  return member === undefined ? place : `${place}.${member}`;
+}
+
+function fromDomainError(error: DomainError, located: GraphQLError | null): GraphQLError {
+  const { code, field, retryAfter, quota } = error;
+  return new GraphQLError(error.message, {
+    ...placeOf(located),
+    extensions: {
+      code,
+      ...(field === undefined ? {} : { field }),
+      ...(retryAfter === undefined ? {} : { retryAfter }),
+      ...(quota === undefined ? {} : { quota }),
+      ...httpExtension(error),
+    },
+  });
+}
+
+function httpExtension(error: DomainError): { http?: { status: number; headers: Record<string, string> } } {
+  if (error.code === 'UNAUTHENTICATED') {
+    return { http: { status: 401, headers: { 'www-authenticate': 'Bearer' } } };
+  }
+  if (error.code === 'SERVICE_BUSY') {
+    return { http: { status: 503, headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
+  }
+  return {};
+}
+
+function placeOf(error: GraphQLError | null) {
+  return error === null
+    ? {}
+    : {
+        nodes: error.nodes ?? null,
+        source: error.source ?? null,
+        positions: error.positions ?? null,
+        path: error.path ?? null,
+      };
+}
+
+function short(message: string): string {
+  return message.length <= longestMessage ? message : `${message.slice(0, longestMessage)}…`;
+}
