@@ -17,19 +17,29 @@ export interface MigrateOptions {
  * @throws Error when another process holds a lock for longer than a minute
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
-  const ran = await runner({
-    databaseUrl: { connectionString: options.ownerUrl, connectionTimeoutMillis: 10_000, lock_timeout: 60_000 },
-    // Several processes may migrate as they start: the later ones wait and then find nothing to do.
-    advisoryLockMode: 'wait',
-    dir: fileURLToPath(new URL('migrations', import.meta.url)),
-    migrationsTable: 'schema_migrations',
-    direction: options.direction,
-    singleTransaction: false,
-    checkOrder: true,
-    ...(options.count === undefined ? { count: Number.POSITIVE_INFINITY } : { count: options.count }),
-    log: options.log ?? (() => undefined),
+  const client = new pg.Client({
+    connectionString: options.ownerUrl,
+    connectionTimeoutMillis: 10_000,
+    lock_timeout: 60_000,
   });
-  return ran.map((migration) => migration.name);
+  await client.connect();
+  try {
+    const ran = await runner({
+      dbClient: client,
+      dir: fileURLToPath(new URL('migrations', import.meta.url)),
+      migrationsTable: 'schema_migrations',
+      direction: options.direction,
+      singleTransaction: false,
+      checkOrder: true,
+      // Several processes may migrate as they start: the later ones wait and then find nothing to do.
+      advisoryLockMode: 'wait',
+      ...(options.count === undefined ? { count: Number.POSITIVE_INFINITY } : { count: options.count }),
+      log: options.log ?? (() => undefined),
+    });
+    return ran.map((migration) => migration.name);
+  } finally {
+    await client.end();
+  }
 }
 
 /** Lets a role of the service sign in with the password of its URL. Run it after `up`, as the owner. */

@@ -149,6 +149,15 @@ GRANT SELECT (user_id, id, kind, lane_id, session_id, state, session_order, atte
   UPDATE (state, attempt, crashes, worker_id, due_at, started_at) ON tasks TO app_queue;
 GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO app_queue;
 
+-- Users and agents from before the engine get their places in it. Their owner would see none of them by force.
+ALTER TABLE users NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE agents NO FORCE ROW LEVEL SECURITY;
+INSERT INTO tenants (user_id) SELECT id FROM users;
+INSERT INTO lanes (user_id, id, kind, agent_id, max_running)
+  SELECT user_id, id, 'AGENT', id, max_concurrent_tasks FROM agents;
+ALTER TABLE users FORCE ROW LEVEL SECURITY;
+ALTER TABLE agents FORCE ROW LEVEL SECURITY;
+
 -- A user of the engine exists from the first sight of the user.
 CREATE FUNCTION queue.add_tenant() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
