@@ -171,13 +171,13 @@ export const catalogFaults: readonly [what: string, sql: string, finding: string
   ],
   [
     'a definer is for everyone',
-    'GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer) TO PUBLIC',
-    'queue.claim(uuid,integer): may be called by PUBLIC',
+    'GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer, text[]) TO PUBLIC',
+    'queue.claim(uuid,integer,text[]): may be called by PUBLIC',
   ],
   [
     'users may claim',
-    'GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer) TO app_user',
-    'queue.claim(uuid,integer): may be called by app_user',
+    'GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer, text[]) TO app_user',
+    'queue.claim(uuid,integer,text[]): may be called by app_user',
   ],
   [
     'a definer runs as the owner',

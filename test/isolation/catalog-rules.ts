@@ -17,30 +17,55 @@ export const tablesOfNobody: ReadonlySet<string> = new Set([
   'schema_migrations',
 ]);
 
-/** Policies beside a user's own rows. */
-const exceptions: Record<string, string> = {
-  // A token is turned into a user before any user is known.
-  users: everyRow('sign_in', 'app_identity'),
+/** Policies beside a user's own rows: each shows every row to a role that no process signs in as. */
+const exceptions: Record<string, string[]> = {
+  // A token is turned into a user before any user is known. Upkeep finds over all users whose events are due for removal.
+  users: [everyRow('sign_in', 'ALL', 'app_identity'), everyRow('engine', 'SELECT', 'app_queue')],
   // A claim picks the next task over all users; grants keep it to ids, states and counts.
-  tenants: everyRow('engine', 'app_queue'),
-  lanes: everyRow('engine', 'app_queue'),
-  tasks: everyRow('engine', 'app_queue'),
-  workers: everyRow('engine', 'app_queue'),
+  tenants: [everyRow('engine', 'ALL', 'app_queue')],
+  lanes: [everyRow('engine', 'ALL', 'app_queue')],
+  tasks: [everyRow('engine', 'ALL', 'app_queue')],
+  workers: [everyRow('engine', 'ALL', 'app_queue')],
+  // Upkeep finds over all users which sessions are due for removal.
+  sessions: [everyRow('engine', 'SELECT', 'app_queue')],
 };
 
-function everyRow(name: string, role: string): string {
-  return `${name} PERMISSIVE ALL TO ${role} USING (true) WITH CHECK (true)`;
+function everyRow(name: string, command: 'ALL' | 'SELECT', role: string): string {
+  return `${name} PERMISSIVE ${command} TO ${role} USING (true) WITH CHECK (${command === 'ALL' ? 'true' : ''})`;
 }
 
 /** The policies of a table, whose rows belong to the user in that column, or to nobody. */
 export function expectedPolicies(table: string, ownerColumn: string | null): string[] {
   const own = `(${ownerColumn} = ( SELECT app.user_id() AS user_id))`;
-  const exception = exceptions[table];
   return [
     ...(ownerColumn === null ? [] : [`own_rows PERMISSIVE ALL TO app_user USING (${own}) WITH CHECK (${own})`]),
-    ...(exception === undefined ? [] : [exception]),
+    ...(exceptions[table] ?? []),
   ];
 }
+
+/** What sign-in may do with users, and with no other table: find one by its token, and make one. */
+export const identityColumns: Record<string, readonly string[]> = {
+  SELECT: ['id', 'issuer', 'subject'],
+  INSERT: ['issuer', 'subject'],
+};
+
+/** Tables of the engine itself. They hold ids, counts and times only. */
+export const engineTables: ReadonlySet<string> = new Set(['tenants', 'lanes', 'workers']);
+
+/** Columns of other tables that the engine may read: never a text that anyone wrote. */
+export const engineReads: Record<string, readonly string[]> = {
+  tasks: [
+    ...['user_id', 'id', 'kind', 'lane_id', 'session_id', 'state', 'session_order', 'attempt', 'crashes', 'worker_id'],
+    ...['due_at', 'started_at'],
+  ],
+  users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
+  sessions: ['user_id', 'id', 'expires_at'],
+};
+
+/** Columns of other tables that the engine may change. */
+export const engineWrites: Record<string, readonly string[]> = {
+  tasks: ['state', 'attempt', 'crashes', 'worker_id', 'due_at', 'started_at'],
+};
 
 /** Indexes of user tables that do not start with the user. */
 export const expectedIndexes: ReadonlySet<string> = new Set([
@@ -50,22 +75,22 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   'tenants_ready_idx',
   'tasks_worker_id_idx',
   'tasks_retry_due_idx',
-  // Upkeep finds over all users which approvals expired.
+  // Upkeep finds over all users which approvals and sessions expired and whose events are due for removal.
   'approvals_expiry_idx',
+  'sessions_expires_at_idx',
+  'users_events_checked_at_idx',
+  'users_events_unchecked_idx',
 ]);
 
-/** Types of the columns of a task that the engine may read. */
-export const engineColumnTypes: ReadonlySet<string> = new Set([
-  'uuid',
-  'integer',
-  'task_kind',
-  'task_state',
-  'timestamp with time zone',
-]);
-
-/** Functions that run with their owner's rights: whose they are and who may call them. Triggers are called by nobody. */
+/** Functions that run with their owner's rights: whose they are and who may call them. */
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
-  [/^queue\.(claim|heartbeat|rescue|retire)\(.+\)$/, 'app_queue', ['app_worker']],
-  [/^queue\.\w+\(\)$/, 'app_queue', []],
+  [
+    /^queue\.(claim|heartbeat|rescue|retire|leads|stuck|expired_sessions|users_to_trim)\(.+\)$/,
+    'app_queue',
+    ['app_worker'],
+  ],
+  // Triggers and what they call.
+  [/^queue\.(add_tenant|count_tasks|count_lane)\(\)$/, 'app_queue', []],
+  [/^queue\.move\(uuid,uuid,task_state\[\],integer\[\]\)$/, 'app_queue', []],
 ];

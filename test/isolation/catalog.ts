@@ -1,10 +1,13 @@
 import type pg from 'pg';
 import {
-  engineColumnTypes,
+  engineReads,
+  engineTables,
+  engineWrites,
   expectedDefiners,
   expectedIndexes,
   expectedMemberships,
   expectedPolicies,
+  identityColumns,
   loginRoles,
   serviceRoles,
   tablesOfNobody,
@@ -146,27 +149,26 @@ async function auditTablePrivileges(client: Client): Promise<string[]> {
     role: string;
     table: string;
     column: string | null;
-    columnType: string | null;
     privilege: string;
     grantable: boolean;
   }>(
     `
-    SELECT coalesce(rolname, 'PUBLIC') AS role, relname AS table, attname AS column, type AS "columnType",
-      privilege_type AS privilege, is_grantable AS grantable
+    SELECT coalesce(rolname, 'PUBLIC') AS role, relname AS table, attname AS column, privilege_type AS privilege,
+      is_grantable AS grantable
     FROM (
-      SELECT relname, relowner, NULL AS attname, NULL AS type, relacl AS acl FROM pg_class
+      SELECT relname, relowner, NULL AS attname, relacl AS acl FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
       UNION ALL
-      SELECT relname, relowner, attname, format_type(atttypid, NULL), attacl FROM pg_attribute
+      SELECT relname, relowner, attname, attacl FROM pg_attribute
         JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'public'::regnamespace AND attacl IS NOT NULL
     ) AS objects
     CROSS JOIN LATERAL aclexplode(acl) AS entry LEFT JOIN pg_roles ON pg_roles.oid = entry.grantee
     WHERE entry.grantee <> relowner AND (entry.grantee = 0 OR rolname = ANY ($1))
-    ORDER BY 1, 2, 3, 5`,
+    ORDER BY 1, 2, 3, 4`,
     [serviceRoles],
   );
   const findings: string[] = [];
-  for (const { role, table, column, columnType, privilege, grantable } of rows) {
+  for (const { role, table, column, privilege, grantable } of rows) {
     const what = `${role}: has ${privilege} on ${column === null ? table : `${table}.${column}`}`;
     if (grantable) {
       findings.push(`${what} and may pass it on`);
@@ -179,7 +181,7 @@ async function auditTablePrivileges(client: Client): Promise<string[]> {
       findings.push(`${what}, which belongs to no user`);
     } else if (role === 'app_identity' && !identityMay(table, column, privilege)) {
       findings.push(what);
-    } else if (role === 'app_queue' && !engineMay(table, column, columnType, privilege)) {
+    } else if (role === 'app_queue' && !engineMay(table, column, privilege)) {
       findings.push(what);
     }
   }
@@ -187,19 +189,12 @@ async function auditTablePrivileges(client: Client): Promise<string[]> {
 }
 
 function identityMay(table: string, column: string | null, privilege: string): boolean {
-  const columns = { SELECT: ['id', 'issuer', 'subject'], INSERT: ['issuer', 'subject'] }[privilege];
-  return table === 'users' && column !== null && columns?.includes(column) === true;
+  return table === 'users' && column !== null && identityColumns[privilege]?.includes(column) === true;
 }
 
-/** The engine runs on ids, states, counts and times: of a task it may see single columns, and no text that anyone wrote. */
-function engineMay(table: string, column: string | null, type: string | null, privilege: string): boolean {
-  if (table === 'tasks') {
-    const isQueueing = engineColumnTypes.has(type ?? '') || column === 'kind';
-    return (
-      column !== null && isQueueing && (privilege === 'SELECT' || (privilege === 'UPDATE' && column !== 'user_id'))
-    );
-  }
-  return table === 'tenants' || table === 'lanes' || table === 'workers';
+function engineMay(table: string, column: string | null, privilege: string): boolean {
+  const columns = privilege === 'SELECT' ? engineReads[table] : privilege === 'UPDATE' ? engineWrites[table] : [];
+  return engineTables.has(table) || (column !== null && columns?.includes(column) === true);
 }
 
 async function auditSchemaPrivileges(client: Client): Promise<string[]> {
