@@ -41,7 +41,7 @@ export async function readDataModel(): Promise<DataModel> {
     const schema = await readFile(new URL('../../prisma/schema.prisma', import.meta.url), 'utf8');
     // Its command goes through a shell: a path beside the schema has no characters that a shell would take apart.
     await copyFile(new URL('model-generator.mjs', import.meta.url), join(folder, 'model-generator.mjs'));
-    const own = `generator model {\n provider = "node ./model-generator.mjs"\n output = "./out"\n}\n`;
+    const own = `generator model {\n provider = "node ${join(folder, 'model-generator.mjs')}"\n output = "./out"\n}\n`;
     await writeFile(join(folder, 'schema.prisma'), own + schema.replace(/^generator client \{[^}]*\}/m, ''));
     const prisma = createRequire(import.meta.url).resolve('prisma/build/index.js');
     await run(process.execPath, [prisma, 'generate', '--schema', join(folder, 'schema.prisma')], {
