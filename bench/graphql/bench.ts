@@ -164,6 +164,7 @@ function metricName(workload: Workload, connections: number): string {
 async function countStatements(place: Place, contender: Contender): Promise<void> {
   const { database, load, recorder } = place;
   for (const first of listSizes) {
+    await untilQuiet(database);
     await database.owner('SELECT pg_stat_statements_reset()');
     await load.run({
       url: contender.server.ready.url,
@@ -171,6 +172,7 @@ async function countStatements(place: Place, contender: Contender): Promise<void
       until: { requests: countedRequests },
       requests: contender.users.map((user) => readSessions(contender.dialect, user, first)),
     });
+    await untilQuiet(database);
     const [counted] = await database.owner<{ calls: number }>(`
       SELECT coalesce(sum(calls), 0)::int AS calls FROM pg_stat_statements
       JOIN pg_roles ON pg_roles.oid = userid WHERE rolname = 'app_user'`);
@@ -181,6 +183,20 @@ async function countStatements(place: Place, contender: Contender): Promise<void
       (counted?.calls ?? 0) / countedRequests,
     );
   }
+}
+
+/** Waits until the contenders' connections rest: a read's COMMIT may follow its answer. @throws Error after 10 s */
+async function untilQuiet(database: BenchDatabase): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (performance.now() < end) {
+    const [active] = await database.owner<{ count: number }>(
+      `SELECT count(*)::int AS count FROM pg_stat_activity WHERE usename = 'app_user' AND state <> 'idle'`,
+    );
+    if (active?.count === 0) {
+      return;
+    }
+  }
+  throw new Error('statements still run after the last answer');
 }
 
 function judge(recorder: Recorder): Check[] {
