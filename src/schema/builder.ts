@@ -1,5 +1,6 @@
 import SchemaBuilder from '@pothos/core';
 import RelayPlugin from '@pothos/plugin-relay';
+import { isObjectType } from 'graphql';
 import { DateTimeResolver } from 'graphql-scalars';
 import type { Principal } from '../auth.ts';
 import { badInput } from '../errors.ts';
@@ -59,6 +60,13 @@ export function createBuilder(): Builder {
       nodeTypeOptions: { description: 'Anything that has an id and can be read again by it.' },
       nodeQueryOptions: {
         description: 'Anything of yours that has an id; null when you own nothing of that id.',
+        resolve: (_root, { id }, _context, info, resolveNode) => {
+          const type = info.schema.getType(id.typename);
+          if (!isObjectType(type) || !type.getInterfaces().some(({ name }) => name === 'Node')) {
+            throw badInput('id', '`id` is not an id of this API.');
+          }
+          return resolveNode(id);
+        },
         args: { id: { description: 'Id of any noun.' } },
       },
       nodesQueryOptions: false,

@@ -3,7 +3,7 @@ import { badInput } from '../errors.ts';
 
 /**
  * Checks an input against its rules and returns it normalised.
- * @throws DomainError BAD_USER_INPUT for the first member at fault, with its path below `root` as the field.
+ * @throws DomainError BAD_USER_INPUT for the first member at fault, with its path below `root` (empty for a field's own arguments) as the field.
  */
 export function parseInput<Schema extends z.ZodType>(schema: Schema, input: unknown, root: string): z.output<Schema> {
   const result = schema.safeParse(input);
@@ -11,7 +11,10 @@ export function parseInput<Schema extends z.ZodType>(schema: Schema, input: unkn
     return result.data;
   }
   const [issue] = result.error.issues;
-  const path = [root, ...(issue?.path ?? [])].map(String).join('.');
+  const path = [root, ...(issue?.path ?? [])]
+    .map(String)
+    .filter((part) => part !== '')
+    .join('.');
   throw badInput(path, issue?.message ?? 'The input is not valid.');
 }
 

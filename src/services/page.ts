@@ -221,13 +221,13 @@ const cursorValues: Record<List<unknown>['order'][number]['type'], (value: unkno
   uuid: (value) => typeof value === 'string' && /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(value),
   integer: (value) => Number.isInteger(value) && Math.abs(value as number) < 2 ** 31,
   bigint: (value) => typeof value === 'string' && /^\d{1,18}$/.test(value),
-  // Only what `Date` writes itself passes: the 31st of a short month is no time to Postgres.
+  // Only what `Date` writes itself passes, of years that both count alike: Postgres knows no 31st of a short month either.
   timestamptz: (value) => typeof value === 'string' && isExactTime(value),
 };
 
 function isExactTime(value: string): boolean {
   const time = Date.parse(value);
-  return !Number.isNaN(time) && new Date(time).toISOString() === value;
+  return !Number.isNaN(time) && new Date(time).toISOString() === value && /^(?!0000)\d{4}-/.test(value);
 }
 
 function readCursor<Row>(list: List<Row>, cursor: string | null | undefined, field: string): unknown[] | null {

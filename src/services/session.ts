@@ -58,7 +58,7 @@ export function listSessions(
   page: PageArguments,
   search?: string | null,
 ): Promise<Page<SessionModel>> {
-  const wanted = parseInput(z.object({ search: searchRule }), { search }, 'sessions').search;
+  const wanted = parseInput(z.object({ search: searchRule }), { search }, '').search;
   const conditions: Condition[] =
     typeof wanted === 'string' && wanted !== ''
       ? [{ sql: `position(lower(?) IN lower(title)) > 0`, values: [wanted] }]
