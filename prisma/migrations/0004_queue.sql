@@ -289,33 +289,38 @@ BEGIN
     EXIT WHEN turn_users IS NULL;
 
     -- A fresh statement sees lanes and tenants as they are now that their locks are held. When there are fewer users
-    -- than slots, each lane may fill several at once.
+    -- than slots, each lane may fill several at once; what the division leaves over is for the next round. The choice
+    -- must be made once, before the first row changes: a plan that made it anew for each row would pass every limit.
     claimed_lanes := '{}';
     FOR claimed IN
+      WITH chosen AS MATERIALIZED (
+        SELECT turn.user_id, next.id
+        FROM unnest(turn_users, turn_lanes) AS turn (user_id, lane_id)
+        JOIN lanes ON lanes.user_id = turn.user_id AND lanes.id = turn.lane_id
+        JOIN tenants ON tenants.user_id = turn.user_id
+        CROSS JOIN LATERAL (
+          SELECT due.id FROM tasks AS due
+          WHERE due.user_id = turn.user_id AND due.lane_id = turn.lane_id AND due.state = 'QUEUED'
+            AND (kinds IS NULL OR due.kind = ANY (kinds))
+            AND NOT EXISTS (
+              SELECT FROM tasks AS earlier
+              WHERE earlier.user_id = due.user_id AND earlier.session_id = due.session_id
+                AND earlier.session_order < due.session_order
+                AND earlier.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+            )
+          ORDER BY due.due_at, due.id
+          LIMIT greatest(0, least(
+            lanes.max_running - lanes.running,
+            tenants.max_running - tenants.running,
+            slots / cardinality(turn_users)
+          ))
+          FOR NO KEY UPDATE SKIP LOCKED
+        ) AS next
+      )
       UPDATE tasks SET state = 'RUNNING', attempt = tasks.attempt + 1, worker_id = claiming_worker,
         started_at = coalesce(tasks.started_at, clock_timestamp())
-      FROM unnest(turn_users, turn_lanes) AS turn (user_id, lane_id)
-      JOIN lanes ON lanes.user_id = turn.user_id AND lanes.id = turn.lane_id
-      JOIN tenants ON tenants.user_id = turn.user_id
-      CROSS JOIN LATERAL (
-        SELECT due.id FROM tasks AS due
-        WHERE due.user_id = turn.user_id AND due.lane_id = turn.lane_id AND due.state = 'QUEUED'
-          AND (kinds IS NULL OR due.kind = ANY (kinds))
-          AND NOT EXISTS (
-            SELECT FROM tasks AS earlier
-            WHERE earlier.user_id = due.user_id AND earlier.session_id = due.session_id
-              AND earlier.session_order < due.session_order
-              AND earlier.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-          )
-        ORDER BY due.due_at, due.id
-        LIMIT greatest(0, least(
-          lanes.max_running - lanes.running,
-          tenants.max_running - tenants.running,
-          (slots + cardinality(turn_users) - 1) / cardinality(turn_users)
-        ))
-        FOR NO KEY UPDATE SKIP LOCKED
-      ) AS next
-      WHERE tasks.user_id = turn.user_id AND tasks.id = next.id
+      FROM chosen
+      WHERE tasks.user_id = chosen.user_id AND tasks.id = chosen.id
       RETURNING tasks.user_id, tasks.id, tasks.attempt, tasks.kind, tasks.lane_id
     LOOP
       slots := slots - 1;
