@@ -35,6 +35,8 @@ CREATE TABLE lanes (
   max_waiting integer NOT NULL DEFAULT 100 CHECK (max_waiting >= 0),
   served_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (user_id, id),
+  -- Counts that went wrong shall fail loudly, not let too many tasks run.
+  CHECK (blocked >= 0 AND queued >= 0 AND retrying >= 0 AND running >= 0),
   UNIQUE (user_id, agent_id, kind),
   UNIQUE (user_id, orchestrator_id, kind),
   FOREIGN KEY (user_id, agent_id) REFERENCES agents (user_id, id) ON DELETE CASCADE,
@@ -289,12 +291,12 @@ BEGIN
     EXIT WHEN turn_users IS NULL;
 
     -- A fresh statement sees lanes and tenants as they are now that their locks are held. When there are fewer users
-    -- than slots, each lane may fill several at once; what the division leaves over is for the next round. The choice
-    -- must be made once, before the first row changes: a plan that made it anew for each row would pass every limit.
+    -- than slots, each lane may fill several at once. The choice is materialised: chosen again while the update is under
+    -- way, it would pass over rows already updated and take more than the limit.
     claimed_lanes := '{}';
     FOR claimed IN
-      WITH chosen AS MATERIALIZED (
-        SELECT turn.user_id, next.id
+      WITH next AS MATERIALIZED (
+        SELECT turn.user_id, chosen.id
         FROM unnest(turn_users, turn_lanes) AS turn (user_id, lane_id)
         JOIN lanes ON lanes.user_id = turn.user_id AND lanes.id = turn.lane_id
         JOIN tenants ON tenants.user_id = turn.user_id
@@ -312,15 +314,15 @@ BEGIN
           LIMIT greatest(0, least(
             lanes.max_running - lanes.running,
             tenants.max_running - tenants.running,
-            slots / cardinality(turn_users)
+            (slots + cardinality(turn_users) - 1) / cardinality(turn_users)
           ))
           FOR NO KEY UPDATE SKIP LOCKED
-        ) AS next
+        ) AS chosen
       )
       UPDATE tasks SET state = 'RUNNING', attempt = tasks.attempt + 1, worker_id = claiming_worker,
         started_at = coalesce(tasks.started_at, clock_timestamp())
-      FROM chosen
-      WHERE tasks.user_id = chosen.user_id AND tasks.id = chosen.id
+      FROM next
+      WHERE tasks.user_id = next.user_id AND tasks.id = next.id
       RETURNING tasks.user_id, tasks.id, tasks.attempt, tasks.kind, tasks.lane_id
     LOOP
       slots := slots - 1;

@@ -7,8 +7,8 @@ const firstDelay = 1_000;
 const longestDelay = 60_000;
 /** A task fails for good with this many failed attempts. */
 const mostFailures = 5;
-/** A task whose workers died this often while they ran it is taken for the cause. Most died for another reason. */
-export const mostCrashes = 5;
+/** A task whose workers died this often while they ran it is taken for the cause; most tasks on a dying worker are not. */
+export const mostCrashes = 10;
 
 export interface Failure {
   code: ErrorCode;
