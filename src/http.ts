@@ -89,6 +89,12 @@ export function createHttpServer(options: HttpOptions): Server {
   return createServer(settings, (request, response) => {
     const id = requestId(request);
     response.setHeader('x-request-id', id);
+    // A closing server goes on to serve connections that are kept alive: each ends with the response under way.
+    response.once('close', () => {
+      if (options.stopping.aborted) {
+        request.socket.destroySoon();
+      }
+    });
     const refusal = refuseBody(request);
     if (refusal !== null) {
       response.writeHead(refusal.status, { ...refusalHeaders, connection: 'close' });
