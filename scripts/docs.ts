@@ -1,0 +1,48 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { describeConfig } from '../src/config.ts';
+import { errorCodes } from '../src/errors.ts';
+
+// `npm run docs` writes the pages that follow from the code; `-- --check` is part of `npm run check`.
+
+const pages: Record<string, () => string> = {
+  'docs/errors.md': () => `# Error codes
+
+Every expected failure carries \`extensions.code\` from this list. \`extensions.field\` names the argument at fault,
+\`extensions.retryAfter\` the seconds after which a retry may succeed. A failed task carries the same codes in \`errorCode\`.
+Another user's id and one that does not exist are answered alike.
+
+| Code | What it means and what to do |
+| --- | --- |
+${Object.entries(errorCodes)
+  .map(([code, meaning]) => `| \`${code}\` | ${meaning} |`)
+  .join('\n')}
+
+This page is made from \`src/errors.ts\` by \`npm run docs\`.
+`,
+  'docs/configuration.md': () => `# Settings
+
+All settings come from the environment and are checked together at the start: whatever is wrong is listed at once, by name,
+without its value. Durations are in milliseconds.
+
+| Name | Default | What it is |
+| --- | --- | --- |
+${describeConfig()
+  .map(
+    ({ name, description, fallback }) =>
+      `| \`${name}\` | ${fallback === null ? '' : `\`${fallback}\``} | ${description} |`,
+  )
+  .join('\n')}
+
+This page is made from \`src/config.ts\` by \`npm run docs\`.
+`,
+};
+
+const check = process.argv.includes('--check');
+for (const [path, page] of Object.entries(pages)) {
+  if (!check) {
+    await writeFile(path, page());
+  } else if ((await readFile(path, 'utf8').catch(() => '')) !== page()) {
+    console.error(`${path} is not what the code makes. Run \`npm run docs\`.`);
+    process.exitCode = 1;
+  }
+}
