@@ -1,0 +1,111 @@
+import type { World } from './world.ts';
+
+/** How a place that takes an id, a cursor or a search is tried with what belongs to somebody else. */
+export interface IdCase {
+  /** Noun of the id; `Node` for all nouns in turn; or a cursor of that list, or a text to search for. */
+  takes: 'Node' | 'User' | 'Agent' | 'Session' | 'Message' | 'Task' | { cursorOf: string } | { search: true };
+  /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
+  document: string;
+  /** Other variables: things of the caller's own. */
+  own?: (world: World) => Record<string, unknown>;
+}
+
+const agent = 'id name description instructions lastError createdAt';
+const session = 'id title clientAddress messages { edges { node { content } } } tasks { edges { node { id } } }';
+const message = 'id content session { id } agent { id name } task { id }';
+const task = 'id state errorMessage answerId session { id title } agent { id } message { content } answer { content }';
+
+function connection(list: string, argument: string, node: string): IdCase {
+  return {
+    takes: { cursorOf: `Query.${list}` },
+    document: `query ($value: String!) { ${list}(${argument}: $value) { edges { cursor node { ${node} } } pageInfo { hasNextPage hasPreviousPage } } }`,
+  };
+}
+
+function ofSession(list: string, argument: string, node: string): IdCase {
+  return {
+    takes: { cursorOf: `Session.${list}` },
+    document: `query ($value: String!, $id: ID!) { session(id: $id) {
+      ${list}(${argument}: $value) { edges { cursor node { ${node} } } pageInfo { hasNextPage hasPreviousPage } } } }`,
+    own: ({ ids }) => ({ id: ids['Session'] }),
+  };
+}
+
+/** One case for each place of the schema that `findIdPlaces` names. */
+export const idCases: Record<string, IdCase> = {
+  'Query.node(id)': {
+    takes: 'Node',
+    document: `query ($value: ID!) { node(id: $value) { __typename id ... on User { createdAt } ... on Agent { ${agent} }
+      ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} } } }`,
+  },
+  'Query.agent(id)': { takes: 'Agent', document: `query ($value: ID!) { agent(id: $value) { ${agent} } }` },
+  'Query.session(id)': { takes: 'Session', document: `query ($value: ID!) { session(id: $value) { ${session} } }` },
+  'Query.task(id)': { takes: 'Task', document: `query ($value: ID!) { task(id: $value) { ${task} } }` },
+  'Query.tasks(filter.sessionId)': {
+    takes: 'Session',
+    document: `query ($value: ID!) { tasks(filter: { sessionId: $value }) { edges { cursor node { ${task} } } pageInfo { hasNextPage } } }`,
+  },
+  'Query.tasks(filter.agentId)': {
+    takes: 'Agent',
+    document: `query ($value: ID!) { tasks(filter: { agentId: $value }) { edges { cursor node { ${task} } } pageInfo { hasNextPage } } }`,
+  },
+  'Query.sessions(search)': {
+    takes: { search: true },
+    document: `query ($value: String!) { sessions(search: $value) { edges { cursor node { ${session} } } pageInfo { hasNextPage } } }`,
+  },
+  'Query.agents(after)': connection('agents', 'after', agent),
+  'Query.agents(before)': connection('agents', 'before', agent),
+  'Query.sessions(after)': connection('sessions', 'after', session),
+  'Query.sessions(before)': connection('sessions', 'before', session),
+  'Query.tasks(after)': connection('tasks', 'after', task),
+  'Query.tasks(before)': connection('tasks', 'before', task),
+  'Session.messages(after)': ofSession('messages', 'after', message),
+  'Session.messages(before)': ofSession('messages', 'before', message),
+  'Session.tasks(after)': ofSession('tasks', 'after', task),
+  'Session.tasks(before)': ofSession('tasks', 'before', task),
+  'Mutation.updateAgent(id)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!) { updateAgent(id: $value, input: { description: "taken over", maxConcurrentTasks: 9 }) { agent { ${agent} } } }`,
+  },
+  'Mutation.deleteAgent(id)': {
+    takes: 'Agent',
+    document: 'mutation ($value: ID!) { deleteAgent(id: $value) { deletedAgentId } }',
+  },
+  'Mutation.updateSession(id)': {
+    takes: 'Session',
+    document: `mutation ($value: ID!) { updateSession(id: $value, input: { title: "taken over" }) { session { ${session} } } }`,
+  },
+  'Mutation.deleteSession(id)': {
+    takes: 'Session',
+    document: 'mutation ($value: ID!) { deleteSession(id: $value) { deletedSessionId } }',
+  },
+  'Mutation.sendMessage(input.sessionId)': {
+    takes: 'Session',
+    document: `mutation ($value: ID!, $agent: ID!) {
+      sendMessage(input: { sessionId: $value, targetAgentId: $agent, content: "hello" }) {
+        message { ${message} } session { ${session} } task { ${task} } } }`,
+    own: ({ ids }) => ({ agent: ids['Agent'] }),
+  },
+  'Mutation.sendMessage(input.targetAgentId)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!, $session: ID!) {
+      sendMessage(input: { sessionId: $session, targetAgentId: $value, content: "hello" }) {
+        message { ${message} } session { ${session} } task { ${task} } } }`,
+    own: ({ ids }) => ({ session: ids['Session'] }),
+  },
+  'Mutation.cancelTask(id)': {
+    takes: 'Task',
+    document: `mutation ($value: ID!) { cancelTask(id: $value) { task { ${task} } } }`,
+  },
+  'Mutation.cancelSessionTasks(sessionId)': {
+    takes: 'Session',
+    document: 'mutation ($value: ID!) { cancelSessionTasks(sessionId: $value) { count } }',
+  },
+  'Mutation.cancelAgentTasks(agentId)': {
+    takes: 'Agent',
+    document: 'mutation ($value: ID!) { cancelAgentTasks(agentId: $value) { count } }',
+  },
+};
+
+/** Places of subscriptions, which events.test.ts tries while their owners work. */
+export const streamPlaces = ['Subscription.events(after)', 'Subscription.events(sessionId)'];
