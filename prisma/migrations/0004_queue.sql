@@ -33,6 +33,9 @@ CREATE TABLE lanes (
   running integer NOT NULL DEFAULT 0,
   max_running integer NOT NULL DEFAULT 3 CHECK (max_running >= 0),
   max_waiting integer NOT NULL DEFAULT 100 CHECK (max_waiting >= 0),
+  -- Set by a claim that found none but tasks that wait for an earlier one of their session; cleared when that may have
+  -- changed. Without it claims would look into such lanes again and again, and never behind many of them.
+  waits_for_turn boolean NOT NULL DEFAULT false,
   served_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (user_id, id),
   -- Counts that went wrong shall fail loudly, not let too many tasks run.
@@ -42,7 +45,8 @@ CREATE TABLE lanes (
   FOREIGN KEY (user_id, agent_id) REFERENCES agents (user_id, id) ON DELETE CASCADE,
   FOREIGN KEY (user_id, orchestrator_id) REFERENCES orchestrators (user_id, id) ON DELETE CASCADE
 );
-CREATE INDEX lanes_ready_idx ON lanes (user_id, served_at, id) WHERE queued > 0 AND running < max_running;
+CREATE INDEX lanes_ready_idx ON lanes (user_id, served_at, id)
+  WHERE queued > 0 AND running < max_running AND NOT waits_for_turn;
 SELECT app.isolate('lanes');
 GRANT SELECT, INSERT (user_id, id, kind, agent_id, orchestrator_id, max_running, max_waiting), UPDATE (max_running, max_waiting), DELETE
   ON lanes TO app_user;
@@ -173,7 +177,8 @@ ALTER FUNCTION queue.add_tenant() OWNER TO app_queue;
 CREATE TRIGGER add_tenant AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION queue.add_tenant();
 
 -- Counts change in the transaction that changes a task's state, so that limits read from them are exact: tasks are
--- counted in their lane, lanes in their tenant. Lock order everywhere: lanes by id, tasks, tenant, session, user.
+-- counted in their lane, lanes in their tenant. Lock order everywhere: lanes by id, sessions by id, tasks, the tenant, the
+-- agent, the user. Whoever works for all users takes one user after the other in the order of their ids.
 CREATE FUNCTION queue.move(owner uuid, lane uuid, states task_state[], steps integer[]) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
@@ -192,10 +197,22 @@ BEGIN
       queued = lanes.queued + moved.queued,
       retrying = lanes.retrying + moved.retrying,
       running = lanes.running + moved.running,
+      waits_for_turn = false,
       served_at = CASE WHEN moved.running > 0 THEN clock_timestamp() ELSE lanes.served_at END
     WHERE lanes.user_id = owner AND lanes.id = lane;
   END IF;
 END
+$$;
+
+-- Lets claims look again into lanes with tasks of sessions in which a task has ended.
+CREATE FUNCTION queue.pass_turns(owners uuid[], ended_sessions uuid[]) RETURNS void
+  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  UPDATE lanes SET waits_for_turn = false
+  FROM unnest(owners, ended_sessions) AS ended (user_id, session_id)
+  JOIN tasks AS next ON next.user_id = ended.user_id AND next.session_id = ended.session_id
+    AND next.session_order IS NOT NULL AND next.state = 'QUEUED'
+  WHERE lanes.user_id = next.user_id AND lanes.id = next.lane_id AND lanes.waits_for_turn
 $$;
 
 CREATE FUNCTION queue.count_tasks() RETURNS trigger
@@ -216,11 +233,18 @@ BEGIN
       SELECT user_id, lane_id, state, -1 AS step FROM old_tasks
     ) AS moves
     WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
+    PERFORM queue.pass_turns(array_agg(new_tasks.user_id), array_agg(new_tasks.session_id))
+    FROM new_tasks JOIN old_tasks ON old_tasks.user_id = new_tasks.user_id AND old_tasks.id = new_tasks.id
+    WHERE new_tasks.session_order IS NOT NULL
+      AND old_tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+      AND new_tasks.state NOT IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+    HAVING count(*) > 0;
   END IF;
   RETURN NULL;
 END
 $$;
 ALTER FUNCTION queue.move(uuid, uuid, task_state[], integer[]) OWNER TO app_queue;
+ALTER FUNCTION queue.pass_turns(uuid[], uuid[]) OWNER TO app_queue;
 ALTER FUNCTION queue.count_tasks() OWNER TO app_queue;
 CREATE TRIGGER count_inserted_tasks AFTER INSERT ON tasks REFERENCING NEW TABLE AS new_tasks
   FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
@@ -235,10 +259,12 @@ CREATE FUNCTION queue.count_lane() RETURNS trigger
 DECLARE
   was_queued integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.queued END;
   was_running integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.running END;
-  was_ready integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE (OLD.queued > 0 AND OLD.running < OLD.max_running)::integer END;
+  was_ready integer := CASE WHEN TG_OP = 'INSERT' THEN 0
+    ELSE (OLD.queued > 0 AND OLD.running < OLD.max_running AND NOT OLD.waits_for_turn)::integer END;
   is_queued integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.queued END;
   is_running integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.running END;
-  is_ready integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE (NEW.queued > 0 AND NEW.running < NEW.max_running)::integer END;
+  is_ready integer := CASE WHEN TG_OP = 'DELETE' THEN 0
+    ELSE (NEW.queued > 0 AND NEW.running < NEW.max_running AND NOT NEW.waits_for_turn)::integer END;
 BEGIN
   IF is_queued <> was_queued OR is_running <> was_running OR is_ready <> was_ready THEN
     UPDATE tenants SET
@@ -269,16 +295,23 @@ DECLARE
   claimed record;
   claimed_lanes uuid[];
 BEGIN
-  -- Each round claims something or passes lanes over, so the rounds come to an end.
-  WHILE slots > 0 AND cardinality(passed_over) < 256 LOOP
+  -- Each round claims something or passes lanes over, so the rounds come to an end. Lanes in which all wait for their
+  -- turn are marked, so that the next claim goes on behind them.
+  WHILE slots > 0 AND cardinality(passed_over) < 1000 LOOP
     SELECT array_agg(turn.user_id), array_agg(turn.lane_id) INTO turn_users, turn_lanes
     FROM (
       SELECT ready.user_id, ready.lane_id
       FROM tenants
       CROSS JOIN LATERAL (
         SELECT lanes.user_id, lanes.id AS lane_id FROM lanes
-        WHERE lanes.user_id = tenants.user_id AND lanes.queued > 0 AND lanes.running < lanes.max_running
+        WHERE lanes.user_id = tenants.user_id
+          AND lanes.queued > 0 AND lanes.running < lanes.max_running AND NOT lanes.waits_for_turn
           AND lanes.id <> ALL (passed_over)
+          AND (kinds IS NULL OR EXISTS (
+            SELECT FROM tasks
+            WHERE tasks.user_id = lanes.user_id AND tasks.lane_id = lanes.id AND tasks.state = 'QUEUED'
+              AND tasks.kind = ANY (kinds)
+          ))
         ORDER BY lanes.served_at, lanes.id
         LIMIT 1
         FOR NO KEY UPDATE SKIP LOCKED
@@ -291,8 +324,9 @@ BEGIN
     EXIT WHEN turn_users IS NULL;
 
     -- A fresh statement sees lanes and tenants as they are now that their locks are held. When there are fewer users
-    -- than slots, each lane may fill several at once. The choice is materialised: chosen again while the update is under
-    -- way, it would pass over rows already updated and take more than the limit.
+    -- than slots, each lane may fill several at once; what the division leaves over is for the next round. The choice is
+    -- materialised: chosen again while the update is under way, it would pass over rows already updated and take more
+    -- than the limit.
     claimed_lanes := '{}';
     FOR claimed IN
       WITH next AS MATERIALIZED (
@@ -314,7 +348,7 @@ BEGIN
           LIMIT greatest(0, least(
             lanes.max_running - lanes.running,
             tenants.max_running - tenants.running,
-            (slots + cardinality(turn_users) - 1) / cardinality(turn_users)
+            slots / cardinality(turn_users)
           ))
           FOR NO KEY UPDATE SKIP LOCKED
         ) AS chosen
@@ -334,34 +368,48 @@ BEGIN
       RETURN NEXT;
     END LOOP;
 
-    -- Lanes whose queued tasks all wait for an earlier one of their session.
-    passed_over := passed_over || ARRAY (
-      SELECT turn.lane_id FROM unnest(turn_lanes) AS turn (lane_id) WHERE turn.lane_id <> ALL (claimed_lanes)
-    );
+    turn_lanes := ARRAY (SELECT turn.lane_id FROM unnest(turn_lanes) AS turn (lane_id) WHERE turn.lane_id <> ALL (claimed_lanes));
+    IF cardinality(turn_lanes) > 0 THEN
+      passed_over := passed_over || turn_lanes;
+      UPDATE lanes SET waits_for_turn = true
+      WHERE lanes.user_id = ANY (turn_users) AND lanes.id = ANY (turn_lanes)
+        AND NOT EXISTS (
+          SELECT FROM tasks AS due
+          WHERE due.user_id = lanes.user_id AND due.lane_id = lanes.id AND due.state = 'QUEUED'
+            AND NOT EXISTS (
+              SELECT FROM tasks AS earlier
+              WHERE earlier.user_id = due.user_id AND earlier.session_id = due.session_id
+                AND earlier.session_order < due.session_order
+                AND earlier.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+            )
+        );
+    END IF;
   END LOOP;
 END
 $$;
 
--- Shows that a worker is alive, and tells which of the attempts it runs are no longer its own.
+-- Shows that a worker is alive, and tells where its memory and the table differ: attempts that it runs but that are no
+-- longer its own, and tasks that stand as running with it although it does not run them.
 CREATE FUNCTION queue.heartbeat(beating_worker uuid, running_tasks uuid[], running_attempts integer[])
-  RETURNS TABLE (lost_task_id uuid)
+  RETURNS TABLE (task_id uuid, attempt integer, is_lost boolean)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
 BEGIN
   INSERT INTO workers (id) VALUES (beating_worker)
   ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
   RETURN QUERY
-    SELECT running.task_id FROM unnest(running_tasks, running_attempts) AS running (task_id, attempt)
-    WHERE NOT EXISTS (
-      SELECT FROM tasks
-      WHERE tasks.worker_id = beating_worker AND tasks.id = running.task_id AND tasks.attempt = running.attempt
-        AND tasks.state = 'RUNNING'
-    );
+    SELECT coalesce(run.task_id, held.id), coalesce(run.attempt, held.attempt), held.id IS NULL
+    FROM unnest(running_tasks, running_attempts) AS run (task_id, attempt)
+    FULL JOIN (
+      SELECT tasks.id, tasks.attempt FROM tasks WHERE tasks.worker_id = beating_worker AND tasks.state = 'RUNNING'
+    ) AS held ON held.id = run.task_id AND held.attempt = run.attempt
+    WHERE run.task_id IS NULL OR held.id IS NULL;
 END
 $$;
 
 -- Puts tasks of silent workers back, and retries that are due. The attempt number makes the old runs powerless. One
--- process at a time; lanes in use are left for the next round.
+-- process at a time. What someone holds is left for the next round: a process that was stopped in the middle of a
+-- transaction may hold it for long, and must not hold up what others lost.
 CREATE FUNCTION queue.rescue(lease interval, batch integer) RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
@@ -384,7 +432,11 @@ BEGIN
     ORDER BY found.user_id, found.lane_id, found.id
     LIMIT batch
   LOOP
-    PERFORM FROM lanes WHERE lanes.user_id = lost.user_id AND lanes.id = lost.lane_id FOR NO KEY UPDATE SKIP LOCKED;
+    PERFORM FROM lanes
+    JOIN tasks ON tasks.user_id = lanes.user_id AND tasks.id = lost.id
+    JOIN tenants ON tenants.user_id = lanes.user_id
+    WHERE lanes.user_id = lost.user_id AND lanes.id = lost.lane_id
+    FOR NO KEY UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
     UPDATE tasks SET state = 'QUEUED', worker_id = NULL,
       crashes = tasks.crashes + (tasks.state = 'RUNNING')::integer
@@ -394,9 +446,7 @@ BEGIN
           SELECT FROM workers WHERE workers.id = tasks.worker_id AND workers.heartbeat_at >= clock_timestamp() - lease))
         OR (tasks.state = 'RETRYING' AND tasks.due_at <= clock_timestamp())
       );
-    IF FOUND THEN
-      rescued := rescued + 1;
-    END IF;
+    rescued := rescued + FOUND::integer;
   END LOOP;
   DELETE FROM workers WHERE workers.heartbeat_at < clock_timestamp() - lease * 10
     AND NOT EXISTS (SELECT FROM tasks WHERE tasks.worker_id = workers.id AND tasks.state = 'RUNNING');
@@ -414,25 +464,48 @@ CREATE FUNCTION queue.leads(asking_worker uuid, lease interval) RETURNS boolean
   ), false)
 $$;
 
+-- Queues tasks again that stand as running with a worker: all of them, or those given with their attempts.
+CREATE FUNCTION queue.put_back(holding_worker uuid, held_tasks uuid[], held_attempts integer[], is_crash boolean)
+  RETURNS integer
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  owner uuid;
+  held uuid[];
+  put_back integer := 0;
+BEGIN
+  FOR owner, held IN
+    SELECT tasks.user_id, array_agg(tasks.id) FROM tasks
+    WHERE tasks.worker_id = holding_worker AND tasks.state = 'RUNNING'
+      AND (held_tasks IS NULL OR EXISTS (
+        SELECT FROM unnest(held_tasks, held_attempts) AS given (id, attempt)
+        WHERE given.id = tasks.id AND given.attempt = tasks.attempt
+      ))
+    GROUP BY tasks.user_id ORDER BY tasks.user_id
+  LOOP
+    PERFORM FROM lanes
+    WHERE lanes.user_id = owner
+      AND lanes.id IN (SELECT tasks.lane_id FROM tasks WHERE tasks.user_id = owner AND tasks.id = ANY (held))
+    ORDER BY lanes.id
+    FOR NO KEY UPDATE;
+    WITH changed AS (
+      UPDATE tasks SET state = 'QUEUED', worker_id = NULL, crashes = tasks.crashes + is_crash::integer
+      WHERE tasks.user_id = owner AND tasks.id = ANY (held) AND tasks.worker_id = holding_worker AND tasks.state = 'RUNNING'
+      RETURNING tasks.id
+    )
+    SELECT put_back + count(*) INTO put_back FROM changed;
+  END LOOP;
+  RETURN put_back;
+END
+$$;
+
 -- A worker that stops in good order hands back what it could not finish; that is no crash of theirs.
 CREATE FUNCTION queue.retire(retiring_worker uuid) RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
   AS $$
 DECLARE
-  held record;
-  released integer := 0;
+  released integer := queue.put_back(retiring_worker, NULL, NULL, false);
 BEGIN
-  FOR held IN
-    SELECT tasks.user_id, tasks.id, tasks.lane_id FROM tasks
-    WHERE tasks.worker_id = retiring_worker AND tasks.state = 'RUNNING'
-    ORDER BY tasks.user_id, tasks.lane_id, tasks.id
-  LOOP
-    PERFORM FROM lanes WHERE lanes.user_id = held.user_id AND lanes.id = held.lane_id FOR NO KEY UPDATE;
-    UPDATE tasks SET state = 'QUEUED', worker_id = NULL
-    WHERE tasks.user_id = held.user_id AND tasks.id = held.id AND tasks.worker_id = retiring_worker
-      AND tasks.state = 'RUNNING';
-    released := released + FOUND::integer;
-  END LOOP;
   DELETE FROM workers WHERE workers.id = retiring_worker;
   RETURN released;
 END
@@ -479,6 +552,46 @@ BEGIN
 END
 $$;
 
+-- Locks all that the end of tasks may change, in the one order that all use: their lanes, those of their dependants and
+-- those of tasks whose turn may come, then their sessions; beside them a whole agent or session that comes to its end.
+-- Returns the dependants.
+CREATE FUNCTION queue.lock_for_end(ending_tasks uuid[], ending_agent uuid DEFAULT NULL, ending_session uuid DEFAULT NULL)
+  RETURNS uuid[]
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  AS $$
+DECLARE
+  caller uuid := app.user_id();
+  below uuid[] := ARRAY (SELECT dependant.task_id FROM queue.dependants(ending_tasks) AS dependant);
+BEGIN
+  PERFORM FROM lanes
+  WHERE lanes.user_id = caller AND (
+    lanes.agent_id = ending_agent
+    OR lanes.id IN (
+      SELECT tasks.lane_id FROM tasks WHERE tasks.user_id = caller AND tasks.id = ANY (ending_tasks || below)
+      UNION ALL
+      SELECT next.lane_id FROM tasks AS ending
+      JOIN tasks AS next ON next.user_id = caller AND next.session_id = ending.session_id
+        AND next.session_order IS NOT NULL AND next.state = 'QUEUED'
+      WHERE ending.user_id = caller AND ending.id = ANY (ending_tasks)
+    )
+  )
+  ORDER BY lanes.id
+  FOR NO KEY UPDATE;
+  PERFORM FROM sessions
+  WHERE sessions.user_id = caller AND (
+    sessions.id = ending_session
+    OR sessions.id IN (SELECT tasks.session_id FROM tasks WHERE tasks.user_id = caller AND tasks.id = ANY (ending_tasks))
+  )
+  ORDER BY sessions.id
+  FOR NO KEY UPDATE;
+  -- Nobody adds a dependant from here on; when somebody did while this waited, its lane is not among the locked ones.
+  IF EXISTS (SELECT FROM queue.dependants(ending_tasks) AS dependant WHERE dependant.task_id <> ALL (below)) THEN
+    RAISE EXCEPTION 'a dependant was added to a task that was about to end' USING ERRCODE = 'serialization_failure';
+  END IF;
+  RETURN below;
+END
+$$;
+
 -- Ends an attempt: COMPLETED frees the tasks that waited for it, FAILED skips them, RETRYING and WAITING leave them.
 -- No row when the attempt is no longer the newest; nothing has changed then.
 CREATE FUNCTION queue.end_attempt(
@@ -488,13 +601,14 @@ CREATE FUNCTION queue.end_attempt(
   AS $$
 DECLARE
   caller uuid := app.user_id();
-  affected uuid[] := ARRAY[ended_task];
+  below uuid[];
   lane uuid;
 BEGIN
   IF outcome IN ('COMPLETED', 'FAILED') THEN
-    affected := affected || ARRAY (SELECT task_id FROM queue.dependants(affected));
+    below := queue.lock_for_end(ARRAY[ended_task]);
+  ELSE
+    PERFORM queue.lock_lanes(ARRAY[ended_task]);
   END IF;
-  PERFORM queue.lock_lanes(affected);
   UPDATE tasks SET state = outcome, worker_id = NULL, error_code = failure_code, error_message = failure_message,
     failures = tasks.failures + (outcome IN ('FAILED', 'RETRYING'))::integer,
     due_at = coalesce(retry_at, tasks.due_at),
@@ -521,7 +635,7 @@ BEGIN
     )
     SELECT array_agg(freed.id) INTO released FROM freed;
   ELSIF outcome = 'FAILED' THEN
-    skipped := queue.skip(affected);
+    skipped := queue.skip(below);
   END IF;
   released := coalesce(released, '{}');
   skipped := coalesce(skipped, '{}');
@@ -542,24 +656,37 @@ CREATE FUNCTION queue.skip(candidates uuid[]) RETURNS uuid[]
   SELECT coalesce(array_agg(id), '{}') FROM skipped
 $$;
 
--- Cancels those of the given tasks that have not ended, and skips what depended on them.
-CREATE FUNCTION queue.cancel(cancelled_tasks uuid[])
-  RETURNS TABLE (task_id uuid, agent_id uuid, session_id uuid, was task_state, became task_state)
+-- Tasks of an agent or session that have not ended.
+CREATE FUNCTION queue.open_tasks(of_agent uuid, of_session uuid) RETURNS SETOF uuid
+  LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  SELECT tasks.id FROM tasks
+  WHERE tasks.user_id = app.user_id() AND (tasks.agent_id = of_agent OR tasks.session_id = of_session)
+    AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+$$;
+
+-- Cancels those of the given tasks that have not ended, and of a whole agent or session, and skips what depended on
+-- them. The agent or session gets no new task before the caller's commit.
+CREATE FUNCTION queue.cancel(given_tasks uuid[], whole_agent uuid, whole_session uuid)
+  RETURNS TABLE (task_id uuid, agent_id uuid, session_id uuid, became task_state)
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
   AS $$
 DECLARE
   caller uuid := app.user_id();
-  below uuid[] := ARRAY (SELECT dependant.task_id FROM queue.dependants(cancelled_tasks) AS dependant);
+  cancelled_tasks uuid[] := given_tasks || ARRAY (SELECT id FROM queue.open_tasks(whole_agent, whole_session) AS id);
+  below uuid[] := queue.lock_for_end(cancelled_tasks, whole_agent, whole_session);
 BEGIN
-  PERFORM queue.lock_lanes(cancelled_tasks || below);
+  IF EXISTS (SELECT FROM queue.open_tasks(whole_agent, whole_session) AS id WHERE id <> ALL (cancelled_tasks)) THEN
+    RAISE EXCEPTION 'a task was added to what was about to be cancelled' USING ERRCODE = 'serialization_failure';
+  END IF;
   RETURN QUERY
     UPDATE tasks SET state = 'CANCELLED', worker_id = NULL, waiting_since = NULL, finished_at = clock_timestamp()
     WHERE tasks.user_id = caller AND tasks.id = ANY (cancelled_tasks)
       AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-    RETURNING tasks.id, tasks.agent_id, tasks.session_id, old.state, tasks.state;
+    RETURNING tasks.id, tasks.agent_id, tasks.session_id, tasks.state;
   IF FOUND THEN
     RETURN QUERY
-      SELECT tasks.id, tasks.agent_id, tasks.session_id, 'BLOCKED'::task_state, tasks.state
+      SELECT tasks.id, tasks.agent_id, tasks.session_id, tasks.state
       FROM unnest(queue.skip(below)) AS skipped (id)
       JOIN tasks ON tasks.user_id = caller AND tasks.id = skipped.id;
   END IF;
@@ -583,13 +710,16 @@ ALTER FUNCTION queue.claim(uuid, integer, text[]) OWNER TO app_queue;
 ALTER FUNCTION queue.heartbeat(uuid, uuid[], integer[]) OWNER TO app_queue;
 ALTER FUNCTION queue.rescue(interval, integer) OWNER TO app_queue;
 ALTER FUNCTION queue.leads(uuid, interval) OWNER TO app_queue;
+ALTER FUNCTION queue.put_back(uuid, uuid[], integer[], boolean) OWNER TO app_queue;
 ALTER FUNCTION queue.retire(uuid) OWNER TO app_queue;
 ALTER FUNCTION queue.stuck(interval, interval, integer) OWNER TO app_queue;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA queue FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer, text[]), queue.heartbeat(uuid, uuid[], integer[]),
-  queue.rescue(interval, integer), queue.leads(uuid, interval), queue.retire(uuid), queue.stuck(interval, interval, integer) TO app_worker;
-GRANT EXECUTE ON FUNCTION queue.dependants(uuid[]), queue.lock_lanes(uuid[]), queue.skip(uuid[]), queue.cancel(uuid[]),
-  queue.resume(uuid), queue.end_attempt(uuid, integer, task_state, text, text, timestamptz) TO app_user;
+  queue.rescue(interval, integer), queue.leads(uuid, interval), queue.retire(uuid),
+  queue.put_back(uuid, uuid[], integer[], boolean), queue.stuck(interval, interval, integer) TO app_worker;
+GRANT EXECUTE ON FUNCTION queue.dependants(uuid[]), queue.lock_lanes(uuid[]), queue.lock_for_end(uuid[], uuid, uuid),
+  queue.skip(uuid[]), queue.open_tasks(uuid, uuid), queue.cancel(uuid[], uuid, uuid), queue.resume(uuid),
+  queue.end_attempt(uuid, integer, task_state, text, text, timestamptz) TO app_user;
 
 -- Down Migration
 

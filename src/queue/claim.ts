@@ -4,8 +4,11 @@ import type { Claim } from './task.ts';
 const claim = statement<Claim & Record<string, unknown>>(
   `SELECT user_id AS "userId", task_id AS "taskId", attempt, kind FROM queue.claim($1, $2, $3)`,
 );
-const heartbeat = statement<{ lostTaskId: string }>(
-  `SELECT lost_task_id AS "lostTaskId" FROM queue.heartbeat($1, $2::uuid[], $3::integer[])`,
+const heartbeat = statement<Attempt & { isLost: boolean } & Record<string, unknown>>(
+  `SELECT task_id AS "taskId", attempt, is_lost AS "isLost" FROM queue.heartbeat($1, $2::uuid[], $3::integer[])`,
+);
+const putBack = statement<{ released: number }>(
+  `SELECT queue.put_back($1, $2::uuid[], $3::integer[], true) AS released`,
 );
 const rescue = statement<{ rescued: number }>(
   `SELECT queue.rescue(make_interval(secs => $1::float8 / 1000), $2) AS rescued`,
@@ -17,6 +20,17 @@ const retire = statement<{ released: number }>(`SELECT queue.retire($1) AS relea
 const stuck = statement<{ taskId: string; state: string; ageSeconds: number }>(`
   SELECT task_id AS "taskId", state, extract(epoch FROM age)::float8 AS "ageSeconds"
   FROM queue.stuck(make_interval(secs => $1::float8 / 1000), make_interval(secs => $2::float8 / 1000), $3)`);
+
+/** One attempt at a task. */
+export type Attempt = Pick<Claim, 'taskId' | 'attempt'>;
+
+/** Where a worker and the table differ. */
+export interface Differences {
+  /** Attempts that the worker runs and that are no longer its own. */
+  lost: Attempt[];
+  /** Attempts that are the worker's own and that it does not run. A claim whose answer is under way looks so too. */
+  forgotten: Attempt[];
+}
 
 const rescueBatch = 500;
 const stuckBatch = 20;
@@ -31,14 +45,28 @@ export function claimTasks(
   return database.query(claim, [workerId, slots, kinds]);
 }
 
-/** Shows that the worker is alive. @returns ids of the runs that are no longer its own. */
-export async function beat(database: Database, workerId: string, running: readonly Claim[]): Promise<string[]> {
+/** Shows that the worker is alive. @returns where the table differs from the attempts that it runs */
+export async function beat(database: Database, workerId: string, running: readonly Attempt[]): Promise<Differences> {
   const rows = await database.query(heartbeat, [
     workerId,
     running.map((run) => run.taskId),
     running.map((run) => run.attempt),
   ]);
-  return rows.map((row) => row.lostTaskId);
+  return { lost: rows.filter((row) => row.isLost), forgotten: rows.filter((row) => !row.isLost) };
+}
+
+/** Queues forgotten tasks of a worker again; each counts as a crash. @returns how many. */
+export async function putBackTasks(
+  database: Database,
+  workerId: string,
+  forgotten: readonly Attempt[],
+): Promise<number> {
+  const [row] = await database.query(putBack, [
+    workerId,
+    forgotten.map((attempt) => attempt.taskId),
+    forgotten.map((attempt) => attempt.attempt),
+  ]);
+  return row?.released ?? 0;
 }
 
 /** Puts tasks of workers silent for `lease` milliseconds, and retries that are due, back. @returns how many. */

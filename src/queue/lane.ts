@@ -1,13 +1,16 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { WriteOperation } from '../operation.ts';
+import { wakeWorkers } from './signal.ts';
 
 const add = statement(`
   INSERT INTO lanes (user_id, id, kind, agent_id, max_running) VALUES ($1, $2, 'AGENT', $2, $3)`);
 const setLimit = statement(`UPDATE lanes SET max_running = $3 WHERE user_id = $1 AND id = $2`);
-const lock = statement<{ waiting: number; limit: number }>(`
-  SELECT blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
-  WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
+const lock = statement<{ id: string; waiting: number; limit: number }>(`
+  SELECT id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
+  WHERE user_id = $1
+    AND (id = $2 OR id IN (SELECT lane_id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[])))
+  ORDER BY id FOR NO KEY UPDATE`);
 const running = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
 /** Makes the lane of a new agent. It has the agent's id. */
@@ -18,16 +21,24 @@ export async function addAgentLane(operation: WriteOperation, agentId: string, m
 /** Sets how many tasks of the lane may run at once. Those that run already are let finish. */
 export async function setLaneLimit(operation: WriteOperation, laneId: string, maxRunning: number): Promise<void> {
   await operation.query(setLimit, [operation.userId, laneId, maxRunning]);
+  operation.afterCommit(wakeWorkers);
 }
 
 /**
  * Locks a lane that has room for one more waiting task, so that its counts stand still until the commit: of many
- * senders at once exactly as many get through as there is room for.
+ * senders at once exactly as many get through as there is room for. Call it first in a transaction, and name the
+ * parents that the new task will have: their lanes are locked in the same order, so that nobody waits in a circle.
  * @returns false when the caller owns no such lane.
  * @throws DomainError AGENT_QUEUE_FULL
  */
-export async function reserveLane(operation: WriteOperation, laneId: string, field: string): Promise<boolean> {
-  const [lane] = await operation.query(lock, [operation.userId, laneId]);
+export async function reserveLane(
+  operation: WriteOperation,
+  laneId: string,
+  field: string,
+  parentIds: readonly string[] = [],
+): Promise<boolean> {
+  const locked = await operation.query(lock, [operation.userId, laneId, parentIds]);
+  const lane = locked.find(({ id }) => id === laneId);
   if (lane !== undefined && lane.waiting >= lane.limit) {
     throw new DomainError('AGENT_QUEUE_FULL', `The agent already has ${lane.limit} waiting tasks.`, {
       field,

@@ -14,12 +14,15 @@ export interface Claim {
 
 export interface NewTask {
   kind: string;
-  /** The lane whose limits hold for it; the caller has reserved it. */
+  /** The lane whose limits hold for it; the caller has reserved it, for these parents. */
   laneId: string;
   agentId: string | null;
   sessionId: string | null;
   messageId: string | null;
-  /** Its turn in the session; tasks with a turn run one after the other. Null lets it run beside others. */
+  /**
+   * Its turn in the session, which the caller has locked; tasks with a turn run one after the other. Null lets it run
+   * beside others.
+   */
   sessionOrder: number | null;
   /** What its handler needs to know beside that. */
   input?: Record<string, unknown>;
@@ -50,7 +53,6 @@ export interface CancelledTask {
   taskId: string;
   agentId: string | null;
   sessionId: string | null;
-  was: TaskState;
   became: 'CANCELLED' | 'SKIPPED';
 }
 
@@ -62,20 +64,25 @@ export class StaleAttemptError extends Error {
   }
 }
 
-const insert = statement<{ id: string }>(`
-  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, state)
+const insert = statement<{ id: string; state: TaskState }>(`
+  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, state, finished_at)
   SELECT $1, $2, $3, $4, $5, $6, $7, $8,
-    CASE WHEN EXISTS (SELECT FROM tasks WHERE user_id = $1 AND id = ANY ($9::uuid[]) AND state <> 'COMPLETED')
-      THEN 'BLOCKED' ELSE 'QUEUED' END::task_state
-  RETURNING id`);
+    CASE
+      WHEN bool_or(state IN ('FAILED', 'CANCELLED', 'SKIPPED')) THEN 'SKIPPED'
+      WHEN bool_or(state <> 'COMPLETED') THEN 'BLOCKED'
+      ELSE 'QUEUED'
+    END::task_state,
+    CASE WHEN bool_or(state IN ('FAILED', 'CANCELLED', 'SKIPPED')) THEN clock_timestamp() END
+  FROM tasks AS parents WHERE user_id = $1 AND id = ANY ($9::uuid[])
+  RETURNING id, state`);
 const lockParents = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
-  INSERT INTO task_dependencies (user_id, task_id, parent_id) SELECT $1, $2, parent FROM unnest($3::uuid[]) AS parent`);
+  INSERT INTO task_dependencies (user_id, task_id, parent_id) SELECT DISTINCT $1::uuid, $2::uuid, parent FROM unnest($3::uuid[]) AS parent`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
   SELECT agent_id AS "agentId", session_id AS "sessionId", answer_id AS "answerId", running, released, skipped
   FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
 const cancel = statement<CancelledTask & Record<string, unknown>>(`
-  SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", was, became FROM queue.cancel($1::uuid[])`);
+  SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", became FROM queue.cancel($1::uuid[], $2, $3)`);
 const resume = statement<{ resumed: boolean }>(`SELECT queue.resume($1) AS resumed`);
 const hold = statement<{ id: string }>(
   `SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`,
@@ -83,7 +90,7 @@ const hold = statement<{ id: string }>(
 
 /**
  * Adds a task in the caller's transaction and wakes workers after its commit. With parents it is BLOCKED until the
- * last of them is completed.
+ * last of them is completed; when one of them has ended otherwise by now, it is SKIPPED at once.
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
   const parents = task.parentIds ?? [];
@@ -107,6 +114,9 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
   }
   if (parents.length > 0) {
     await operation.query(link, [operation.userId, row.id, parents]);
+  }
+  if (row.state === 'SKIPPED') {
+    operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
   }
   operation.afterCommit(wakeWorkers);
   return row.id;
@@ -145,15 +155,24 @@ export async function endAttempt(operation: WriteOperation, claim: Claim, outcom
   return ended;
 }
 
-/** Cancels those of the tasks that have not ended and skips what depends on them; their runs are aborted. */
-export async function cancelTasks(operation: WriteOperation, taskIds: readonly string[]): Promise<CancelledTask[]> {
-  if (taskIds.length === 0) {
-    return [];
-  }
-  const cancelled = await operation.query(cancel, [taskIds]);
-  const running = cancelled.filter((task) => task.was === 'RUNNING').map((task) => task.taskId);
+/** What to cancel: one task, or all that an agent or a session has open. */
+export type CancelTarget = { taskId: string } | { agentId: string } | { sessionId: string };
+
+/**
+ * Cancels what has not ended and skips what depends on it; runs are aborted after the commit. Until then the target gets
+ * no new task, so that it may be deleted.
+ */
+export async function cancelTasks(operation: WriteOperation, target: CancelTarget): Promise<CancelledTask[]> {
+  const cancelled = await operation.query(cancel, [
+    'taskId' in target ? [target.taskId] : [],
+    'agentId' in target ? target.agentId : null,
+    'sessionId' in target ? target.sessionId : null,
+  ]);
   operation.afterCommit((channel) => {
-    abortRuns(channel, running);
+    abortRuns(
+      channel,
+      cancelled.map((task) => task.taskId),
+    );
     wakeWorkers(channel);
   });
   return cancelled;

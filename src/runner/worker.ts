@@ -1,5 +1,5 @@
 import { v7 as uuidv7 } from 'uuid';
-import { beat, claimTasks, retireWorker } from '../queue/claim.ts';
+import { type Attempt, beat, claimTasks, putBackTasks, retireWorker } from '../queue/claim.ts';
 import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
 import { startLoop } from './loop.ts';
@@ -42,7 +42,7 @@ export async function startWorker(resources: RunResources, options: WorkerOption
   const id = uuidv7();
   const { database, channel, log } = resources;
   const kinds = Object.keys(options.handlers);
-  const runs = new Map<string, Run>();
+  const runs = new Set<Run>();
   let stopping = false;
 
   const start = (claim: Claim): void => {
@@ -52,16 +52,19 @@ export async function startWorker(resources: RunResources, options: WorkerOption
     }
     const abandon = new AbortController();
     const done = runTask(resources, handler, claim, abandon.signal).finally(() => {
-      if (runs.get(claim.taskId) === run) {
-        runs.delete(claim.taskId);
-      }
+      runs.delete(run);
       claimMore();
     });
     const run: Run = { claim, abandon, done };
-    runs.set(claim.taskId, run);
+    runs.add(run);
   };
-  const abandon = (taskId: string): void =>
-    runs.get(taskId)?.abandon.abort(new RunAbandonedError('attempt was taken away'));
+  const abandonWhere = (isMeant: (claim: Claim) => boolean): void => {
+    for (const run of runs) {
+      if (isMeant(run.claim)) {
+        run.abandon.abort(new RunAbandonedError('attempt was taken away'));
+      }
+    }
+  };
 
   const claimOnce = async (): Promise<void> => {
     const free = options.slots - runs.size;
@@ -95,20 +98,32 @@ export async function startWorker(resources: RunResources, options: WorkerOption
       });
   };
 
+  // What the last sign of life found forgotten. A claim whose answer is under way is known by the next one; what then is
+  // still unknown is the rest of a run whose end, or of a claim whose answer, was lost with a connection.
+  let suspects = new Set<string>();
   const showLife = async (): Promise<void> => {
-    const lost = await beat(
+    const { lost, forgotten } = await beat(
       database,
       id,
-      [...runs.values()].map((run) => run.claim),
+      [...runs].map((run) => run.claim),
     );
-    lost.forEach(abandon);
+    const isLost = new Set(lost.map(attemptKey));
+    abandonWhere((claim) => isLost.has(attemptKey(claim)));
+    const certain = forgotten.filter((attempt) => suspects.has(attemptKey(attempt)));
+    suspects = new Set(forgotten.map(attemptKey));
+    if (certain.length > 0) {
+      const putBack = await putBackTasks(database, id, certain);
+      log.warn({ workerId: id, putBack }, 'tasks that this worker had lost sight of are due again');
+      wakeWorkers(channel);
+    }
   };
 
   await showLife();
-  const subscriptions = [
-    await channel.subscribe(wakeTopic, claimMore),
-    await channel.subscribe(abortTopic, (message) => (message as { taskIds: string[] }).taskIds.forEach(abandon)),
-  ];
+  const stopListening = await channel.subscribe(wakeTopic, claimMore);
+  const stopAborting = await channel.subscribe(abortTopic, (message) => {
+    const { taskIds } = message as { taskIds: string[] };
+    abandonWhere((claim) => taskIds.includes(claim.taskId));
+  });
   const stopHeartbeat = startLoop(options.lease / beatsPerLease, showLife, (error) =>
     log.error({ err: error, workerId: id }, 'heartbeat failed'),
   );
@@ -122,16 +137,15 @@ export async function startWorker(resources: RunResources, options: WorkerOption
     stop: async () => {
       stopping = true;
       clearInterval(poll);
-      for (const unsubscribe of subscriptions) {
-        unsubscribe();
-      }
+      stopListening();
       await claiming;
       await settled(runs, options.stopTimeout);
-      for (const run of runs.values()) {
+      for (const run of runs) {
         run.abandon.abort(new RunAbandonedError('worker is stopping'));
       }
       // A run that ignores its signal must not hold the shutdown: handing its task back takes its power away.
       await settled(runs, abortTimeout);
+      stopAborting();
       await stopHeartbeat();
       const released = await retireWorker(database, id);
       wakeWorkers(channel);
@@ -140,10 +154,14 @@ export async function startWorker(resources: RunResources, options: WorkerOption
   };
 }
 
+function attemptKey({ taskId, attempt }: Attempt): string {
+  return `${taskId} ${attempt}`;
+}
+
 /** Waits for all runs, at most as many milliseconds. */
-async function settled(runs: ReadonlyMap<string, Run>, atMost: number): Promise<void> {
+async function settled(runs: ReadonlySet<Run>, atMost: number): Promise<void> {
   const { promise: late, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, atMost);
-  await Promise.race([Promise.all([...runs.values()].map((run) => run.done)), late]);
+  await Promise.race([Promise.all([...runs].map((run) => run.done)), late]);
   clearTimeout(timer);
 }

@@ -1,14 +1,22 @@
 import { statement } from '../adapters/postgres.ts';
+import type { AgentStatus } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 
 const becomeBusy = statement(
   `UPDATE agents SET status = 'BUSY' WHERE user_id = $1 AND id = $2 AND status <> 'BUSY' RETURNING id`,
 );
-const becomeIdle = statement<{ changed: boolean }>(`
-  UPDATE agents SET status = $3::agent_status, last_error = coalesce($4, last_error)
+const becomeIdle = statement<{ status: AgentStatus; changed: boolean }>(`
+  UPDATE agents SET last_error = coalesce($4, last_error), status = CASE
+    WHEN $3 > 0 THEN 'BUSY'
+    WHEN $4::text IS NOT NULL OR ($5 AND old.before = 'ERROR') THEN 'ERROR'
+    ELSE 'READY'
+  END::agent_status
   FROM (SELECT status AS before FROM agents WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE) AS old
   WHERE user_id = $1 AND id = $2
-  RETURNING old.before <> $3::agent_status AS changed`);
+  RETURNING status, old.before <> status AS changed`);
+
+/** How a task of the agent ended. */
+export type TaskEnd = 'completed' | 'cancelled' | { failure: string };
 
 /** Marks the agent BUSY and tells of it when that is a change. */
 export async function markAgentBusy(operation: WriteOperation, agentId: string): Promise<void> {
@@ -19,18 +27,19 @@ export async function markAgentBusy(operation: WriteOperation, agentId: string):
 }
 
 /**
- * Sets the agent's status after one of its tasks ended: BUSY while others run, else READY, or ERROR with the reason.
- * The caller holds the lane's lock, so that `running` is exact.
+ * Sets the agent's status after one of its tasks ended: BUSY while others run, ERROR with the reason when it failed, else
+ * READY; only an ERROR outlives a cancel. The caller holds the lane's lock, so that `running` is exact.
  */
 export async function settleAgent(
   operation: WriteOperation,
   agentId: string,
   running: number,
-  failure: string | null,
+  end: TaskEnd,
 ): Promise<void> {
-  const status = running > 0 ? 'BUSY' : failure === null ? 'READY' : 'ERROR';
-  const [row] = await operation.query(becomeIdle, [operation.userId, agentId, status, failure]);
-  if (row?.changed === true) {
-    operation.emit({ type: 'agent_status_changed', agentId, status });
+  const failure = typeof end === 'object' ? end.failure : null;
+  const values = [operation.userId, agentId, running, failure, end === 'cancelled'];
+  const [agent] = await operation.query(becomeIdle, values);
+  if (agent?.changed === true) {
+    operation.emit({ type: 'agent_status_changed', agentId, status: agent.status });
   }
 }

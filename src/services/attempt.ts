@@ -4,7 +4,7 @@ import type { TaskModel } from '../generated/prisma/models.ts';
 import type { WriteOperation } from '../operation.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
 import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
-import { markAgentBusy, settleAgent } from './agent-status.ts';
+import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
 import { taskById } from './task.ts';
 
 const setDeadline = statement<{ remaining: number }>(`
@@ -69,7 +69,7 @@ export async function completeAttempt(
   store: (ended: EndedAttempt) => Promise<void> = async () => undefined,
 ): Promise<void> {
   const ended = await endAttempt(operation, claim, { state: 'COMPLETED' });
-  await settle(operation, ended, null);
+  await settle(operation, ended, 'completed');
   await store(ended);
   operation.emit({ type: 'task_completed', sessionId: ended.sessionId, taskId: claim.taskId });
 }
@@ -89,7 +89,7 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
       ? { state: 'FAILED', code, message }
       : { state: 'RETRYING', code, message, dueAt: new Date(operation.clock.now().getTime() + delay) },
   );
-  await settle(operation, ended, message);
+  await settle(operation, ended, { failure: message });
   operation.emit({
     type: 'task_failed',
     sessionId: ended.sessionId,
@@ -102,8 +102,8 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
   }
 }
 
-async function settle(operation: WriteOperation, ended: EndedAttempt, failure: string | null): Promise<void> {
+async function settle(operation: WriteOperation, ended: EndedAttempt, end: TaskEnd): Promise<void> {
   if (ended.agentId !== null) {
-    await settleAgent(operation, ended.agentId, ended.running ?? 0, failure);
+    await settleAgent(operation, ended.agentId, ended.running ?? 0, end);
   }
 }

@@ -4,7 +4,7 @@ import type { TaskState } from '../generated/prisma/enums.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { countRunning } from '../queue/lane.ts';
-import { cancelTasks } from '../queue/task.ts';
+import { type CancelTarget, cancelTasks } from '../queue/task.ts';
 import { settleAgent } from './agent-status.ts';
 import {
   type Condition,
@@ -32,14 +32,8 @@ const taskList: List<TaskModel> = {
 const loadSessionTasks = childPages(taskList, 'session_id');
 const loadTasks = rowsById<TaskModel>(tables.task);
 
-const openStates = `('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')`;
-const openOf = (table: string, column: string) =>
-  statement<{ ids: string[] }>(`
-    SELECT ARRAY (
-      SELECT id FROM tasks WHERE user_id = $1 AND ${column} = $2 AND state IN ${openStates}
-    ) AS ids FROM ${table} WHERE user_id = $1 AND id = $2`);
-const openOfSession = openOf('sessions', 'session_id');
-const openOfAgent = openOf('agents', 'agent_id');
+const findSession = statement<{ id: string }>(`SELECT id FROM sessions WHERE user_id = $1 AND id = $2`);
+const findAgent = statement<{ id: string }>(`SELECT id FROM agents WHERE user_id = $1 AND id = $2`);
 
 /** The caller's task of that id, or null. */
 export function taskById(operation: ReadOperation, id: string): Promise<TaskModel | null> {
@@ -79,7 +73,7 @@ export function listSessionTasks(
  * @throws DomainError NOT_FOUND, TASK_ENDED
  */
 export async function cancelTask(operation: WriteOperation, taskId: string): Promise<{ taskId: string }> {
-  const cancelled = await cancelAll(operation, [taskId]);
+  const cancelled = await cancelAll(operation, { taskId });
   if (cancelled === 0) {
     if ((await taskById(operation, taskId)) === null) {
       throw notFound('task', 'id');
@@ -95,11 +89,11 @@ export async function cancelTasksOfSession(
   sessionId: string,
   field = 'sessionId',
 ): Promise<{ cancelled: string }> {
-  const [open] = await operation.query(openOfSession, [operation.userId, sessionId]);
-  if (open === undefined) {
+  const [session] = await operation.query(findSession, [operation.userId, sessionId]);
+  if (session === undefined) {
     throw notFound('session', field);
   }
-  return { cancelled: String(await cancelAll(operation, open.ids)) };
+  return { cancelled: String(await cancelAll(operation, { sessionId })) };
 }
 
 /** Cancels all tasks of an agent that have not ended. @throws DomainError NOT_FOUND */
@@ -108,21 +102,20 @@ export async function cancelTasksOfAgent(
   agentId: string,
   field = 'agentId',
 ): Promise<{ cancelled: string }> {
-  const [open] = await operation.query(openOfAgent, [operation.userId, agentId]);
-  if (open === undefined) {
+  const [agent] = await operation.query(findAgent, [operation.userId, agentId]);
+  if (agent === undefined) {
     throw notFound('agent', field);
   }
-  return { cancelled: String(await cancelAll(operation, open.ids)) };
+  return { cancelled: String(await cancelAll(operation, { agentId })) };
 }
 
 /** @returns how many were cancelled or skipped. */
-async function cancelAll(operation: WriteOperation, taskIds: string[]): Promise<number> {
-  const cancelled = await cancelTasks(operation, taskIds);
-  const idle = new Set(
-    cancelled.flatMap(({ was, agentId }) => (was === 'RUNNING' && agentId !== null ? [agentId] : [])),
-  );
-  for (const agentId of [...idle].toSorted()) {
-    await settleAgent(operation, agentId, await countRunning(operation, agentId), null);
+async function cancelAll(operation: WriteOperation, target: CancelTarget): Promise<number> {
+  const cancelled = await cancelTasks(operation, target);
+  // Also a task that waits may have left its agent BUSY: when its worker died.
+  const agentIds = new Set(cancelled.flatMap(({ agentId }) => (agentId === null ? [] : [agentId])));
+  for (const agentId of [...agentIds].toSorted()) {
+    await settleAgent(operation, agentId, await countRunning(operation, agentId), 'cancelled');
   }
   for (const { became, sessionId, taskId } of cancelled) {
     operation.emit({ type: became === 'CANCELLED' ? 'task_cancelled' : 'task_skipped', sessionId, taskId });

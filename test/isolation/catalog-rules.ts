@@ -86,11 +86,12 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [
-    /^queue\.(claim|heartbeat|rescue|retire|leads|stuck|expired_sessions|users_to_trim)\(.+\)$/,
+    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|expired_sessions|users_to_trim)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],
   // Triggers and what they call.
   [/^queue\.(add_tenant|count_tasks|count_lane)\(\)$/, 'app_queue', []],
   [/^queue\.move\(uuid,uuid,task_state\[\],integer\[\]\)$/, 'app_queue', []],
+  [/^queue\.pass_turns\(uuid\[\],uuid\[\]\)$/, 'app_queue', []],
 ];
