@@ -93,6 +93,7 @@ export const catalogFaults: readonly [what: string, sql: string, finding: string
     'CREATE UNIQUE INDEX agents_name_key ON agents (lower(name))',
     /^agents: the unique index agents_name_key spans users/,
   ],
+  ['an exception is left over', 'DROP INDEX tasks_retry_due_idx', 'tasks_retry_due_idx: an exception for no index'],
   ['a role is let past policies', 'ALTER ROLE app_user BYPASSRLS', 'app_user: has BYPASSRLS'],
   ['a role is a superuser', 'ALTER ROLE app_worker SUPERUSER', 'app_worker: has SUPERUSER'],
   ['a role of functions may sign in', 'ALTER ROLE app_queue LOGIN', 'app_queue: may sign in'],

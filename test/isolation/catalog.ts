@@ -243,16 +243,20 @@ async function auditIndexes(client: Client): Promise<string[]> {
       (SELECT attname FROM pg_attribute WHERE attrelid = indrelid AND attnum = indkey[0]) AS first
     FROM pg_index JOIN pg_class ON pg_class.oid = indrelid
     WHERE relnamespace = 'public'::regnamespace AND relname <> 'schema_migrations' ORDER BY 1, 2`);
-  return rows
-    .filter(({ table, name, first }) => {
-      const column = ownerColumn(table);
-      return column !== null && first !== column && !expectedIndexes.has(name);
-    })
-    .map(({ table, name, unique }) =>
-      unique
-        ? `${table}: the unique index ${name} spans users, so that a refusal tells of another's row`
-        : `${table}: the index ${name} does not start with the user`,
-    );
+  const found = new Set(rows.map((row) => row.name));
+  return [
+    ...[...expectedIndexes].filter((name) => !found.has(name)).map((name) => `${name}: an exception for no index`),
+    ...rows
+      .filter(({ table, name, first }) => {
+        const column = ownerColumn(table);
+        return column !== null && first !== column && !expectedIndexes.has(name);
+      })
+      .map(({ table, name, unique }) =>
+        unique
+          ? `${table}: the unique index ${name} spans users, so that a refusal tells of another's row`
+          : `${table}: the index ${name} does not start with the user`,
+      ),
+  ];
 }
 
 async function auditDefiners(client: Client): Promise<string[]> {
