@@ -129,6 +129,14 @@ function openTransaction(
   begun.catch(() => undefined);
   let binding: ReturnType<BindPrisma> | undefined;
   let ended = false;
+  // A connection that is lost between two statements says so by an event, which would end the process when nobody
+  // listens; the next statement fails on it anyway.
+  const ignoreLoss = (): void => undefined;
+  client.on('error', ignoreLoss);
+  const release = (isLost?: boolean): void => {
+    client.off('error', ignoreLoss);
+    client.release(isLost);
+  };
 
   const end = async (command: 'COMMIT' | 'ROLLBACK'): Promise<void> => {
     if (ended) {
@@ -143,11 +151,11 @@ function openTransaction(
         // Postgres answers COMMIT of a failed transaction with ROLLBACK and no error.
         throw new Error('the transaction had failed and was rolled back');
       }
-      client.release();
+      release();
     } catch (error) {
       // A rollback that went through leaves the connection usable; anything else does not.
       const rolledBack = error instanceof Error && error.message.startsWith('the transaction had failed');
-      client.release(rolledBack ? undefined : true);
+      release(!rolledBack);
       throw error;
     }
   };
