@@ -8,7 +8,7 @@ import { beat, claimTasks } from '../../src/queue/claim.ts';
 import { reserveLane } from '../../src/queue/lane.ts';
 import { type Claim, enqueueTask, type NewTask } from '../../src/queue/task.ts';
 import { lockOpenSession } from '../../src/services/session.ts';
-import { createTestDatabase, type TestDatabase } from '../service.ts';
+import { createTestDatabase, type TestDatabase, waitFor } from '../service.ts';
 
 /** The queue over a database of its own, with nobody at work but the test. */
 export interface TestQueue {
@@ -32,8 +32,10 @@ export interface TestQueue {
   claimAll(workerId: string, slots: number): Promise<Claim[]>;
   task(id: string): Promise<TaskRow>;
   states(ids: string[]): Promise<string[]>;
-  /** Types of the user's events in their order, with the task's place in `ids` where it is one of them. */
+  /** Types of the user's events in their order, each with its task. */
   events(userId: string): Promise<{ type: string; taskId: string | null }[]>;
+  /** Waits until that many transactions wait for a lock. */
+  untilBlocked(transactions?: number): Promise<void>;
   /** Makes a worker look as if it had been silent for that long, in seconds. */
   silence(workerId: string, seconds: number): Promise<void>;
   stop(): Promise<void>;
@@ -166,6 +168,14 @@ export async function startTestQueue(): Promise<TestQueue> {
         [userId],
       );
       return rows as { type: string; taskId: string | null }[];
+    },
+    untilBlocked: async (transactions = 1) => {
+      await waitFor('a transaction to be blocked', async () => {
+        const [row] = await database.owner(
+          `SELECT count(*) AS blocked FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        );
+        return Number(row?.['blocked']) >= transactions;
+      });
     },
     silence: async (workerId, seconds) => {
       await database.owner(`UPDATE workers SET heartbeat_at = now() - make_interval(secs => $2) WHERE id = $1`, [
