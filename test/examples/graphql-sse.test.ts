@@ -1,0 +1,166 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { generateClient } from '../../codegen.ts';
+import { createAnswer } from '../../examples/graphql-sse/answer.ts';
+import { createLog } from '../../src/adapters/log.ts';
+import { type RunningApi, startAll } from '../../src/app.ts';
+import { startTestService, type TestService, waitFor } from '../service.ts';
+import { type Gate, openGate } from './gate.ts';
+
+const words = Array.from({ length: 60 }, (_, place) => `word${place}`);
+const reply = words.join(' ');
+const middle = 'word20';
+
+interface Run {
+  output: string;
+  notices: string;
+  exit: Promise<number | null>;
+  child: ChildProcess;
+}
+
+/** Starts the example as its README says. */
+function startExample(environment: Record<string, string>, message: string): Run {
+  const child = spawn(process.execPath, ['examples/graphql-sse/main.ts', message], {
+    env: { PATH: process.env['PATH'], ...environment },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const exit = once(child, 'close').then(([code]: (number | null)[]) => code ?? null);
+  const run: Run = { output: '', notices: '', exit, child };
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    run.output += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    run.notices += text;
+  });
+  return run;
+}
+
+describe('the graphql-sse example', () => {
+  let service: TestService;
+  let running: RunningApi;
+  let gate: Gate;
+  let run: Run | undefined;
+
+  const log = createLog({ level: 'silent' });
+  const start = async (message: string): Promise<Run> => {
+    const { token } = await service.user('alice');
+    run = startExample({ RETINUE_URL: `http://127.0.0.1:${gate.port}/graphql`, RETINUE_TOKEN: token }, message);
+    return run;
+  };
+
+  beforeEach(async () => {
+    // The test's own API and worker, to be stopped and started again; the short time to stop cuts the answer off.
+    service = await startTestService({ worker: false, environment: { SHUTDOWN_TIMEOUT: '300' } });
+    running = await startAll(service.config, log);
+    gate = await openGate(() => Number(new URL(running.url).port));
+  });
+  afterEach(async () => {
+    run?.child.kill('SIGKILL');
+    await run?.exit;
+    await gate.close();
+    await running.stop();
+    await service.stop();
+  });
+
+  it('prints the team and the answer', async () => {
+    service.model.setScript([{ match: 'Say words', reply }]);
+    const example = await start('Say words');
+    expect(await example.exit).toBe(0);
+    expect(example.notices).toBe('');
+    expect(example.output).toMatch(new RegExp(`^Team: \\w+ \\(READY\\),.+\n\\w+: ${reply}\n$`));
+  });
+
+  it.each([
+    ['the connection is cut', 1, () => gate.cut()],
+    [
+      'the service is restarted and begins the answer anew',
+      2,
+      async () => {
+        await running.stop();
+        running = await startAll(service.config, log);
+      },
+    ],
+  ])('prints the answer once and whole when in its middle %s', async (_case, attempts, disturb) => {
+    service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 40, times: 2 }]);
+    const example = await start('Say words');
+    await waitFor('the middle', () => example.output.includes(middle));
+    await disturb();
+    expect(example.output).not.toContain(words.at(-1));
+    expect(await example.exit).toBe(0);
+    expect(example.notices).toContain('again in');
+    expect(example.output.slice(example.output.indexOf(': word') + 2)).toBe(`${reply}\n`);
+    const { data } = await (await service.user('alice')).ask('{ tasks { edges { node { attempt } } } }');
+    expect(data.tasks.edges).toEqual([{ node: { attempt: attempts } }]);
+  });
+
+  it('does not try again with a token that the service refuses', async () => {
+    run = startExample({ RETINUE_URL: running.url, RETINUE_TOKEN: 'nonsense' }, 'Hello');
+    expect(await run.exit).toBe(1);
+    expect(run.notices).toContain('401');
+    expect(run.notices).not.toContain('again');
+  });
+});
+
+describe('an answer', () => {
+  it.each<[string, [number, string][], string]>([
+    ['without its pieces', [], 'one two three\n'],
+    [
+      'with a piece that was missed',
+      [
+        [0, 'one'],
+        [7, ' three'],
+      ],
+      'one two three\n',
+    ],
+    [
+      'begun anew in the same words',
+      [
+        [0, 'one'],
+        [3, ' two'],
+        [0, 'one'],
+        [3, ' two three'],
+      ],
+      'one two three\n',
+    ],
+    [
+      'begun anew in other words',
+      [
+        [0, 'uno'],
+        [0, 'one'],
+      ],
+      'uno\n(again from the start)\none two three\n',
+    ],
+  ])('%s is written whole', (_case, pieces, expected) => {
+    let output = '';
+    const answer = createAnswer((text) => {
+      output += text;
+    });
+    for (const [offset, text] of pieces) {
+      answer.add(offset, text);
+    }
+    answer.finish('one two three');
+    expect(output).toBe(expected);
+  });
+});
+
+describe('generated types', () => {
+  const folder = 'examples/graphql-sse';
+
+  it('are those that the example was checked with', async () => {
+    const [schema, documents, written] = await Promise.all(
+      ['schema.graphql', `${folder}/operations.graphql`, `${folder}/generated/graphql.ts`].map((file) =>
+        readFile(file, 'utf8'),
+      ),
+    );
+    const files = await generateClient({ folder, documentMode: 'string' }, schema ?? '', documents ?? '');
+    expect(files.get(`${folder}/generated/graphql.ts`)).toBe(written);
+  });
+
+  it('are refused to a document with a field that the schema does not have', async () => {
+    const schema = await readFile('schema.graphql', 'utf8');
+    const generated = generateClient({ folder, documentMode: 'string' }, schema, 'query Me { viewer { shoeSize } }');
+    await expect(generated).rejects.toThrow(/shoeSize.*examples\/graphql-sse\/operations\.graphql/s);
+  });
+});
