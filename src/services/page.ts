@@ -11,8 +11,14 @@ export interface PageArguments {
   before?: string | null | undefined;
 }
 
+/** A row with its place in the list. */
+export interface Edge<Row> {
+  readonly cursor: string;
+  readonly node: Row;
+}
+
 export interface Page<Row> {
-  edges: { cursor: string; node: Row }[];
+  edges: Edge<Row>[];
   pageInfo: { hasNextPage: boolean; hasPreviousPage: boolean; startCursor: string | null; endCursor: string | null };
 }
 
@@ -197,7 +203,7 @@ function toPage<Row extends object>(list: List<Row>, window: Window, found: read
   if (window.backward) {
     rows.reverse();
   }
-  const edges = rows.map((node) => ({ cursor: writeCursor(list, node), node }));
+  const edges = rows.map((node) => new ListEdge(list, node));
   return {
     edges,
     pageInfo: {
@@ -207,6 +213,21 @@ function toPage<Row extends object>(list: List<Row>, window: Window, found: read
       endCursor: edges.at(-1)?.cursor ?? null,
     },
   };
+}
+
+/** Writes its cursor when it is read: most requests ask for none of the hundreds that a page can hold. */
+class ListEdge<Row extends object> implements Edge<Row> {
+  readonly node: Row;
+  private readonly list: List<Row>;
+
+  constructor(list: List<Row>, node: Row) {
+    this.list = list;
+    this.node = node;
+  }
+
+  get cursor(): string {
+    return writeCursor(this.list, this.node);
+  }
 }
 
 function writeCursor<Row>(list: List<Row>, row: Row): string {
