@@ -17,7 +17,9 @@ const titleRule = text('title')
   .max(200, '`title` may have at most 200 characters.');
 const createRules = z.object({ title: titleRule.optional() });
 const updateRules = z.object({ title: titleRule });
-const searchRule = text('search').max(200, '`search` may have at most 200 characters.').nullish();
+const listRules = z.object({
+  search: text('search').max(200, '`search` may have at most 200 characters.').nullish(),
+});
 
 /** A session that nobody uses expires after this many days. */
 const lifeDays = 30;
@@ -58,7 +60,7 @@ export function listSessions(
   page: PageArguments,
   search?: string | null,
 ): Promise<Page<SessionModel>> {
-  const wanted = parseInput(z.object({ search: searchRule }), { search }, '').search;
+  const wanted = parseInput(listRules, { search }, '').search;
   const conditions: Condition[] =
     typeof wanted === 'string' && wanted !== ''
       ? [{ sql: `position(lower(?) IN lower(title)) > 0`, values: [wanted] }]
