@@ -1,7 +1,7 @@
 import SchemaBuilder from '@pothos/core';
 import RelayPlugin from '@pothos/plugin-relay';
 import { isObjectType } from 'graphql';
-import { DateTimeResolver } from 'graphql-scalars';
+import { DateTimeISOResolver } from 'graphql-scalars';
 import type { Principal } from '../auth.ts';
 import { badInput } from '../errors.ts';
 import type { AgentModel, MessageModel, SessionModel, TaskModel, UserModel } from '../generated/prisma/models.ts';
@@ -93,7 +93,7 @@ export function createBuilder(): Builder {
       decodeGlobalID: (id) => decodeAnyId(id, 'id'),
     },
   });
-  builder.addScalarType('DateTime', DateTimeResolver, {
+  builder.addScalarType('DateTime', DateTimeISOResolver, {
     description: 'A point in time by RFC 3339, in UTC, such as `2026-11-21T09:30:00.000Z`.',
   });
   builder.queryType({ description: 'Reads. All fields of one query see the same state of the data.' });
