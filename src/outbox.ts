@@ -11,6 +11,12 @@ export type NewEvent =
   | { type: 'task_progress'; sessionId: string | null; taskId: string; progress: number; note: string }
   | { type: 'task_cancelled'; sessionId: string | null; taskId: string }
   | { type: 'task_skipped'; sessionId: string | null; taskId: string }
+  | {
+      type: 'approval_resolved';
+      sessionId: string;
+      approvalId: string;
+      state: 'APPROVED' | 'REJECTED' | 'EXPIRED' | 'CANCELLED';
+    }
   | { type: 'message_created'; sessionId: string; messageId: string };
 
 export type EventType = NewEvent['type'];

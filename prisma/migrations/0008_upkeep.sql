@@ -13,6 +13,16 @@ CREATE POLICY engine ON users FOR SELECT TO app_queue USING (true);
 CREATE POLICY engine ON sessions FOR SELECT TO app_queue USING (true);
 GRANT SELECT (id, event_sequence, events_checked_sequence, events_checked_at) ON users TO app_queue;
 GRANT SELECT (user_id, id, expires_at) ON sessions TO app_queue;
+CREATE POLICY engine ON approvals FOR SELECT TO app_queue USING (true);
+GRANT SELECT (user_id, id, state, expires_at) ON approvals TO app_queue;
+
+-- By the database's clock, so that approvals also expire that were pending while every process was down.
+CREATE FUNCTION queue.expired_approvals(batch integer) RETURNS TABLE (user_id uuid, approval_id uuid)
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  AS $$
+  SELECT approvals.user_id, approvals.id FROM approvals
+  WHERE approvals.state = 'PENDING' AND approvals.expires_at <= now() ORDER BY approvals.expires_at LIMIT batch
+$$;
 
 CREATE FUNCTION queue.expired_sessions(kept_for interval, batch integer) RETURNS TABLE (user_id uuid, session_id uuid)
   LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -76,11 +86,12 @@ BEGIN
 END
 $$;
 
+ALTER FUNCTION queue.expired_approvals(integer) OWNER TO app_queue;
 ALTER FUNCTION queue.expired_sessions(interval, integer) OWNER TO app_queue;
 ALTER FUNCTION queue.users_to_trim(interval, integer) OWNER TO app_queue;
-REVOKE ALL ON FUNCTION queue.expired_sessions(interval, integer), queue.users_to_trim(interval, integer),
+REVOKE ALL ON FUNCTION queue.expired_approvals(integer), queue.expired_sessions(interval, integer), queue.users_to_trim(interval, integer),
   queue.trim_events(interval, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION queue.expired_sessions(interval, integer), queue.users_to_trim(interval, integer) TO app_worker;
+GRANT EXECUTE ON FUNCTION queue.expired_approvals(integer), queue.expired_sessions(interval, integer), queue.users_to_trim(interval, integer) TO app_worker;
 GRANT EXECUTE ON FUNCTION queue.trim_events(interval, integer) TO app_user;
 
 -- Down Migration
@@ -88,10 +99,13 @@ GRANT EXECUTE ON FUNCTION queue.trim_events(interval, integer) TO app_user;
 DROP FUNCTION queue.trim_events(interval, integer);
 DROP FUNCTION queue.users_to_trim(interval, integer);
 DROP FUNCTION queue.expired_sessions(interval, integer);
+DROP FUNCTION queue.expired_approvals(integer);
+DROP POLICY engine ON approvals;
 DROP POLICY engine ON sessions;
 DROP POLICY engine ON users;
 REVOKE SELECT (id, event_sequence, events_checked_sequence, events_checked_at) ON users FROM app_queue;
 REVOKE SELECT (user_id, id, expires_at) ON sessions FROM app_queue;
+REVOKE SELECT (user_id, id, state, expires_at) ON approvals FROM app_queue;
 REVOKE UPDATE (events_trimmed_through, events_checked_sequence, events_checked_at) ON users FROM app_user;
 DROP INDEX sessions_expires_at_idx;
 DROP INDEX users_events_unchecked_idx;

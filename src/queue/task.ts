@@ -75,7 +75,7 @@ const insert = statement<{ id: string; state: TaskState }>(`
     CASE WHEN bool_or(state IN ('FAILED', 'CANCELLED', 'SKIPPED')) THEN clock_timestamp() END
   FROM tasks AS parents WHERE user_id = $1 AND id = ANY ($9::uuid[])
   RETURNING id, state`);
-const lockParents = statement(`SELECT queue.lock_lanes($1::uuid[])`);
+const lockLanes = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id) SELECT DISTINCT $1::uuid, $2::uuid, parent FROM unnest($3::uuid[]) AS parent`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
@@ -96,7 +96,7 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
   const parents = task.parentIds ?? [];
   if (parents.length > 0) {
     // A parent that ends right now must either be seen as ended here or see the link.
-    await operation.query(lockParents, [parents]);
+    await lockTaskLanes(operation, parents);
   }
   const [row] = await operation.query(insert, [
     operation.userId,
@@ -120,6 +120,11 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
   }
   operation.afterCommit(wakeWorkers);
   return row.id;
+}
+
+/** Locks the lanes of tasks: first in a transaction that changes their states beside other rows. */
+export async function lockTaskLanes(operation: WriteOperation, taskIds: readonly string[]): Promise<void> {
+  await operation.query(lockLanes, [taskIds]);
 }
 
 /**

@@ -2,7 +2,7 @@ import type { Log } from '../adapters/log.ts';
 import { createOperation, type OperationResources } from '../operation.ts';
 import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
 import { wakeWorkers } from '../queue/signal.ts';
-import { type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
+import { expireApprovals, type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
 import { startLoop } from './loop.ts';
 
 export interface UpkeepOptions {
@@ -14,6 +14,7 @@ export interface UpkeepOptions {
 }
 
 const rescueInterval = 1_000;
+const expiryInterval = 1_000;
 const cleanupInterval = 30_000;
 /** Tasks that are due but wait this long for a worker are reported, in milliseconds. */
 const queuedLimit = 600_000;
@@ -42,14 +43,23 @@ export function startUpkeep(
     },
     failed('rescue'),
   );
+  const stopExpiry = startLoop(
+    expiryInterval,
+    async () => {
+      if (await leadsUpkeep(database, workerId, options.lease)) {
+        await expireApprovals(database, openOperation);
+      }
+    },
+    failed('expiry of approvals'),
+  );
   const stopCleanup = startLoop(
     cleanupInterval,
     async () => {
       if (!(await leadsUpkeep(database, workerId, options.lease))) {
         return;
       }
-      await removeExpiredSessions(database, openOperation, options.retention);
-      await trimEvents(database, openOperation, options.retention);
+      await removeExpiredSessions(database, openOperation, options.retention).catch(failed('expired sessions'));
+      await trimEvents(database, openOperation, options.retention).catch(failed('old events'));
       const limits = { running: options.taskTimeout * 2, queued: queuedLimit };
       for (const stuck of await findStuckTasks(database, limits)) {
         log.warn(stuck, 'task is stuck');
@@ -58,6 +68,6 @@ export function startUpkeep(
     failed('cleanup'),
   );
   return async () => {
-    await Promise.all([stopRescue(), stopCleanup()]);
+    await Promise.all([stopRescue(), stopExpiry(), stopCleanup()]);
   };
 }

@@ -1,3 +1,4 @@
+import { ApprovalState } from '../generated/prisma/enums.ts';
 import type { EventType } from '../outbox.ts';
 import { agentById } from '../services/agent.ts';
 import type { StreamItem } from '../services/event.ts';
@@ -21,6 +22,10 @@ const loggedTypes = {
     name: 'TaskSkipped',
     description: 'A task will never run, because one it depends on did not succeed.',
   },
+  approval_resolved: {
+    name: 'ApprovalResolved',
+    description: 'Something you were asked to approve was decided or expired.',
+  },
   message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
 } as const satisfies Record<EventType, { name: string; description: string }>;
 
@@ -36,6 +41,17 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
       ),
       MESSAGE_DELTA: { value: 'message_delta', description: 'A piece of an answer that is being written. Not logged.' },
     } as Record<string, { value: EventType | 'message_delta'; description: string }>,
+  });
+
+  const approvalState = builder.enumType('ApprovalState', {
+    description: 'What became of something you were asked to approve.',
+    values: {
+      PENDING: { description: 'It waits for you.', value: ApprovalState.PENDING },
+      APPROVED: { description: 'You allowed it.', value: ApprovalState.APPROVED },
+      REJECTED: { description: 'You declined it.', value: ApprovalState.REJECTED },
+      EXPIRED: { description: 'Nobody decided in time, which counts as declined.', value: ApprovalState.EXPIRED },
+      CANCELLED: { description: 'What asked for it was cancelled.', value: ApprovalState.CANCELLED },
+    } as const,
   });
 
   const event = builder.interfaceRef<StreamItem>('Event').implement({
@@ -75,6 +91,7 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
   const failed = logged('task_failed');
   const cancelled = logged('task_cancelled');
   const skipped = logged('task_skipped');
+  const resolved = logged('approval_resolved');
   const called = logged('direct_agent_call');
   const changed = logged('agent_status_changed');
   const created = logged('message_created');
@@ -135,6 +152,17 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
     t.boolean({
       description: 'Whether another attempt follows.',
       resolve: (item) => item.event.data['willRetry'] === true,
+    }),
+  );
+
+  builder.objectField(resolved, 'approvalId', (t) =>
+    t.id({ description: 'Id of the approval.', resolve: (item) => encodeId('Approval', text(item, 'approvalId')) }),
+  );
+  builder.objectField(resolved, 'state', (t) =>
+    t.field({
+      type: approvalState,
+      description: 'What it came to.',
+      resolve: (item) => text(item, 'state') as ApprovalState,
     }),
   );
 

@@ -26,7 +26,8 @@ const exceptions: Record<string, string[]> = {
   lanes: [everyRow('engine', 'ALL', 'app_queue')],
   tasks: [everyRow('engine', 'ALL', 'app_queue')],
   workers: [everyRow('engine', 'ALL', 'app_queue')],
-  // Upkeep finds over all users which sessions are due for removal.
+  // Upkeep finds over all users which approvals have expired and which sessions are due for removal.
+  approvals: [everyRow('engine', 'SELECT', 'app_queue')],
   sessions: [everyRow('engine', 'SELECT', 'app_queue')],
 };
 
@@ -59,6 +60,7 @@ export const engineReads: Record<string, readonly string[]> = {
     ...['due_at', 'started_at'],
   ],
   users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
+  approvals: ['user_id', 'id', 'state', 'expires_at'],
   sessions: ['user_id', 'id', 'expires_at'],
 };
 
@@ -86,7 +88,7 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [
-    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|expired_sessions|users_to_trim)\(.+\)$/,
+    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],
