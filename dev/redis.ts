@@ -1,9 +1,9 @@
 import { execFile } from 'node:child_process';
-import { constants } from 'node:fs';
-import { access, mkdir, rm, stat, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Redis } from 'ioredis';
+import { findProgram, installPackage } from './debian-package.ts';
 import {
   type ProcessIdentity,
   type ServerProcess,
@@ -15,7 +15,7 @@ import {
 
 export const REDIS_STOP_STEPS: readonly StopStep[] = [['SIGTERM', 5_000]];
 const READY_DEADLINE_MS = 20_000;
-const POLICY_FILE = '/usr/sbin/policy-rc.d';
+const PROGRAMS = ['redis-server', 'valkey-server'];
 const run = promisify(execFile);
 
 export interface RedisServer {
@@ -36,7 +36,7 @@ export async function startRedis(options: {
   readonly log: (line: string) => void;
 }): Promise<RedisServer> {
   await mkdir(options.folder, { recursive: true });
-  const command = (await findRedisBinary()) ?? (await installRedis(options.folder, options.log));
+  const command = (await findProgram(PROGRAMS)) ?? (await installRedis(options.folder, options.log));
   return startOnFreePort(options.preferredPort, async (port) => {
     const redis = await startServer({
       name: 'Redis',
@@ -92,68 +92,13 @@ export async function askRedisProcessId(url: string): Promise<number | null> {
   }
 }
 
-async function findRedisBinary(): Promise<string | null> {
-  const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/local/bin', '/usr/bin', '/opt/homebrew/bin'];
-  for (const name of ['redis-server', 'valkey-server']) {
-    for (const folder of folders.filter((path) => path !== '')) {
-      const file = join(folder, name);
-      if (await isExecutable(file)) return file;
-    }
-  }
-  return null;
-}
-
-async function isExecutable(file: string): Promise<boolean> {
-  try {
-    await access(file, constants.X_OK);
-    return (await stat(file)).isFile();
-  } catch {
-    return false;
-  }
-}
-
 async function installRedis(folder: string, log: (line: string) => void): Promise<string> {
-  const missing = 'neither redis-server nor valkey-server is on the PATH';
-  if (process.getuid?.() !== 0 || !(await isExecutable('/usr/bin/apt-get'))) throw new Error(missing);
-  const attempted = join(folder, 'installation-failed');
-  if (await exists(attempted)) {
-    throw new Error(`${missing}, and installing it failed before (remove ${attempted} to try again)`);
-  }
-  log('Redis is not installed: installing the redis-server package of this system (once).');
-  // Debian starts a service as soon as its package is installed; this file, where there is none, forbids it.
-  const forbidsService = !(await exists(POLICY_FILE));
-  if (forbidsService) await writeFile(POLICY_FILE, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
-  try {
-    await installPackage();
-  } catch (error) {
-    await writeFile(attempted, String(error));
-    throw new Error(`${missing}, and installing it failed: ${String(error).split('\n').slice(-3).join(' ')}`);
-  } finally {
-    if (forbidsService) await rm(POLICY_FILE, { force: true });
-  }
+  const missing = 'Neither redis-server nor valkey-server is on the PATH';
+  const failureFile = join(folder, 'installation-failed');
+  await installPackage({ name: 'redis-server', missing, failureFile, timeoutMs: 90_000, log });
   // Where systemd runs, the package's own service would start at the next boot.
   await run('systemctl', ['disable', '--now', 'redis-server'], { timeout: 20_000 }).catch(() => undefined);
-  const command = await findRedisBinary();
+  const command = await findProgram(PROGRAMS);
   if (command === null) throw new Error(`${missing}, although its package was installed`);
   return command;
-}
-
-async function installPackage(): Promise<void> {
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' };
-  const lock = ['-o', 'DPkg::Lock::Timeout=60'];
-  const install = ['install', '-y', '--no-install-recommends', ...lock, 'redis-server'];
-  try {
-    await run('apt-get', install, { env, timeout: 90_000 });
-  } catch {
-    // The package list may be missing or old.
-    await run('apt-get', ['update', ...lock], { env, timeout: 60_000 });
-    await run('apt-get', install, { env, timeout: 90_000 });
-  }
-}
-
-async function exists(file: string): Promise<boolean> {
-  return access(file).then(
-    () => true,
-    () => false,
-  );
 }

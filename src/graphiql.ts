@@ -1,15 +1,53 @@
-/** Ready examples, in the order in which a newcomer needs them. */
-export function graphiqlTabs(): { query: string; variables?: string }[] {
+import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
+import type { GraphiQLOptions } from 'graphql-yoga';
+
+/**
+ * How GraphiQL starts: with ready examples, and signed in when there is a token. The token goes beside the headers that
+ * a user types: those outlive the page in the browser's storage, and an old token there would shut out the next one.
+ */
+export function graphiqlOptions(token: string | null, url: URL): GraphiQLOptions {
+  const tabs = exampleTabs();
+  const [first] = tabs;
+  return {
+    title: 'Retinue',
+    subscriptionsProtocol: 'SSE',
+    shouldPersistHeaders: false,
+    defaultTabs: tabs,
+    // Without a query GraphiQL would open an empty tab each time that the page is loaded again.
+    ...(first === undefined || url.searchParams.has('query') ? {} : { query: first.query }),
+    ...(token === null ? {} : { additionalHeaders: { Authorization: `Bearer ${token}` } }),
+  };
+}
+
+/** The page. All that it needs is in it, so that it works without a way to the internet. */
+export function renderGraphiqlPage(options?: GraphiQLOptions): string {
+  return renderGraphiQL(options).replace('</head>', `<style>${tabStyle}</style></head>`);
+}
+
+/** On a first visit GraphiQL moves a tab away from under the pointer that presses it, so that the click is lost. */
+const tabStyle = '.graphiql-tab { transform: none !important; }';
+
+/** In the order in which a newcomer needs them. */
+function exampleTabs(): { query: string; variables?: string }[] {
   return [
     {
-      query: `# 1. Your team and your sessions. Press the play button.
+      query: `# 1. Your team and your sessions: press play.
 query Team {
-  viewer { id createdAt }
   agents(first: 10) {
-    edges { node { id name description status } }
+    edges {
+      node { id name description status }
+    }
   }
   sessions(first: 5) {
-    edges { node { id title lastAccessedAt messages(last: 3) { edges { node { role content } } } } }
+    edges {
+      node {
+        id
+        title
+        messages(last: 3) {
+          edges { node { role content } }
+        }
+      }
+    }
   }
 }
 `,
@@ -28,13 +66,16 @@ mutation CreateAgent {
 `,
     },
     {
-      query: `# 3. Leave this running in its tab, then send a message from the next two.
+      query: `# 3. Leave this running,
+# then send a message from the next two tabs.
 subscription Events {
   events {
     __typename
     cursor
     ... on MessageDelta { offset text }
-    ... on MessageCreated { message { role content agent { name } } }
+    ... on MessageCreated {
+      message { role content agent { name } }
+    }
     ... on AgentStatusChanged { agent { name } status }
     ... on TaskFailed { code willRetry }
   }
@@ -51,7 +92,8 @@ mutation CreateSession {
 `,
     },
     {
-      query: `# 5. Copy ids from tabs 1 and 4 into the variables below.
+      query: `# 5. Copy ids from tabs 1 and 4
+# into the variables below.
 mutation SendMessage($input: SendMessageInput!) {
   sendMessage(input: $input) {
     message { id position }

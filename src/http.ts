@@ -1,13 +1,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { renderGraphiQL } from '@graphql-yoga/render-graphiql';
 import { GraphQLError, type GraphQLSchema } from 'graphql';
-import { createYoga, type Plugin } from 'graphql-yoga';
+import { createYoga, type GraphiQLOptionsOrFactory, type Plugin } from 'graphql-yoga';
 import type { Log } from './adapters/log.ts';
 import type { Authenticate, Principal } from './auth.ts';
 import { DomainError } from './errors.ts';
-import { graphiqlTabs } from './graphiql.ts';
+import { graphiqlOptions, renderGraphiqlPage } from './graphiql.ts';
 import { errorBody, shortened, toClientError } from './graphql-errors.ts';
 import type { Operation } from './operation.ts';
 import type { Context } from './schema/builder.ts';
@@ -60,18 +59,8 @@ export function createHttpServer(options: HttpOptions): Server {
       methods: ['GET', 'POST', 'OPTIONS'],
       exposedHeaders: ['x-request-id', 'retry-after'],
     },
-    graphiql:
-      options.graphiql === null
-        ? false
-        : {
-            title: 'Retinue',
-            subscriptionsProtocol: 'SSE',
-            defaultTabs: graphiqlTabs(),
-            ...(options.graphiql.token === null
-              ? {}
-              : { headers: JSON.stringify({ Authorization: `Bearer ${options.graphiql.token}` }) }),
-          },
-    renderGraphiQL,
+    graphiql: serveGraphiql(options.graphiql),
+    renderGraphiQL: renderGraphiqlPage,
     logging: {
       debug: () => undefined,
       info: () => undefined,
@@ -103,6 +92,10 @@ export function createHttpServer(options: HttpOptions): Server {
     }
     traces.run(id, () => void yoga(request, response));
   });
+}
+
+function serveGraphiql(graphiql: HttpOptions['graphiql']): GraphiQLOptionsOrFactory<ServerContext> {
+  return graphiql === null ? false : (request) => graphiqlOptions(graphiql.token, new URL(request.url));
 }
 
 function createContext(
@@ -189,7 +182,7 @@ function authenticateRequest(
 ): Plugin {
   return {
     onRequest: async ({ request, url, endResponse, fetchAPI }) => {
-      if (url.pathname !== graphqlPath || request.method === 'OPTIONS' || isGraphiqlPage(options, request, url)) {
+      if (url.pathname !== graphqlPath || request.method === 'OPTIONS') {
         return;
       }
       try {
@@ -241,16 +234,6 @@ function explainRefusals(): Plugin {
       }
     },
   };
-}
-
-/** The page is the same for everyone; what it asks for carries a token. */
-function isGraphiqlPage(options: HttpOptions, request: Request, url: URL): boolean {
-  return (
-    options.graphiql !== null &&
-    request.method === 'GET' &&
-    !url.searchParams.has('query') &&
-    (request.headers.get('accept') ?? '').includes('text/html')
-  );
 }
 
 function refuseBody(request: IncomingMessage): { status: number; error: DomainError } | null {

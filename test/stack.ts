@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import type { TestProject } from 'vitest/node';
+import { findOrInstallChromium } from '../dev/chromium.ts';
 import { roleUrls } from '../dev/local.ts';
 import { startStack } from '../dev/stack.ts';
 import { allowLogin, migrate } from '../prisma/migrate.ts';
@@ -10,6 +11,8 @@ declare module 'vitest' {
     templateUrl: string;
     ownerPassword: string;
     redisUrl: string | null;
+    /** Program to run Chromium, or the reason why there is none. */
+    chromium: { path: string } | { missing: string };
   }
 }
 
@@ -45,5 +48,17 @@ export default async function setup(project: TestProject): Promise<() => Promise
   project.provide('templateUrl', template.href);
   project.provide('ownerPassword', ownerPassword);
   project.provide('redisUrl', stack.redisUrl);
+  project.provide('chromium', await findChromium(dataFolder));
   return () => stack.stop();
+}
+
+async function findChromium(dataFolder: string): Promise<{ path: string } | { missing: string }> {
+  const say = (line: string): void => void process.stderr.write(`${line}\n`);
+  try {
+    return { path: await findOrInstallChromium(dataFolder, say) };
+  } catch (error) {
+    const missing = error instanceof Error ? error.message : String(error);
+    say(`Tests in a browser can't run: ${missing}.`);
+    return { missing };
+  }
 }
