@@ -14,6 +14,9 @@ export interface Retention {
   eventsPerSession: number;
 }
 
+/** Days that a repeated Idempotency-Key is known: longer than any client goes on trying. */
+const idempotencyKeyDays = 7;
+
 type OpenOperation = (userId: string) => Operation;
 
 const batch = 100;
@@ -26,6 +29,9 @@ const overdue = statement<{ userId: string; approvalId: string }>(
 );
 const crowded = statement<{ userId: string }>(
   `SELECT user_id AS "userId" FROM queue.users_to_trim(make_interval(days => $1), $2)`,
+);
+const forgetKeys = statement(
+  `DELETE FROM idempotency_keys WHERE user_id = $1 AND created_at < now() - make_interval(days => ${idempotencyKeyDays})`,
 );
 const trim = statement(`SELECT queue.trim_events(make_interval(days => $1), $2)`);
 
@@ -51,17 +57,19 @@ export async function removeExpiredSessions(
 /**
  * Declines approvals that nobody decided in time, each as its user and in a transaction of its own.
  * @returns how many; at most 100 a call
+ * @throws the first fault, when all others are done
  */
 export async function expireApprovals(database: Database, openOperation: OpenOperation): Promise<number> {
   const approvals = await database.query(overdue, [batch]);
-  for (const { userId, approvalId } of approvals) {
-    await openOperation(userId).write((write) => expireApproval(write, approvalId));
-  }
+  await doEach(approvals, ({ userId, approvalId }) =>
+    openOperation(userId).write((write) => expireApproval(write, approvalId)),
+  );
   return approvals.length;
 }
 
 /**
- * Takes old events, and those beyond a session's newest, out of the logs of users who had many since the last time.
+ * Takes old events, and those beyond a session's newest, out of the logs of users who had many since the last time or
+ * whose last time is long ago. Their old idempotency keys go with them.
  * @returns how many users' logs; at most 100 a call
  * @throws the first fault, when all others are done
  */
@@ -72,7 +80,10 @@ export async function trimEvents(
 ): Promise<number> {
   const users = await database.query(crowded, [retention.eventDays, batch]);
   await doEach(users, ({ userId }) =>
-    openOperation(userId).write((write) => write.query(trim, [retention.eventDays, retention.eventsPerSession])),
+    openOperation(userId).write(async (write) => {
+      await write.query(forgetKeys, [userId]);
+      await write.query(trim, [retention.eventDays, retention.eventsPerSession]);
+    }),
   );
   return users.length;
 }
