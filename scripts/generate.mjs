@@ -3,13 +3,13 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 
-if (!existsSync('node_modules/prisma')) {
-  // A production install leaves the generators out: the image brings the generated client along.
-  process.exit(0);
+// A production install may leave the generators out: the image brings the generated client along, and has no examples.
+if (existsSync('node_modules/prisma')) {
+  run('node_modules/prisma/build/index.js', 'generate');
 }
-
-run('node_modules/prisma/build/index.js', 'generate');
-run('codegen.ts');
+if (existsSync('node_modules/@graphql-codegen/core')) {
+  run('codegen.ts');
+}
 
 /** Runs a program with this Node.js; ends with its output and exit code when it fails. */
 function run(...command) {
