@@ -15,9 +15,10 @@ async function chat(connection: Connection, content: string): Promise<void> {
   const { agents } = await connection.ask(AgentsDocument, {});
   const team = agents.edges.map(({ node }) => node);
   process.stdout.write(`Team: ${team.map(({ name, status }) => `${name} (${status})`).join(', ')}\n`);
-  const { session } = (await connection.ask(OpenSessionDocument, { title: 'graphql-sse example' })).createSession;
+  const { createSession } = await connection.ask(OpenSessionDocument, { title: 'graphql-sse example' });
+  const session = createSession?.session;
   const agent = team[0];
-  if (agent === undefined || session === null) {
+  if (agent === undefined || !session) {
     throw new Error('there is no agent to ask or no session to write in');
   }
   process.stdout.write(`${agent.name}: `);
@@ -42,8 +43,8 @@ async function sendMessage(
   connection: Connection,
   message: { sessionId: string; agentId: string; content: string },
 ): Promise<string> {
-  const { task } = (await connection.ask(SendMessageDocument, message)).sendMessage;
-  if (task === null) {
+  const task = (await connection.ask(SendMessageDocument, message)).sendMessage?.task;
+  if (!task) {
     throw new Error('the message was deleted before it was answered');
   }
   return task.id;
