@@ -23,15 +23,24 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
+function templateName(): string {
+  return new URL(inject('templateUrl')).pathname.slice(1);
+}
+
+/** A name that belongs to this run, so that no other run takes it for left behind. */
+export function newDatabaseName(): string {
+  return templateName().replace('template', randomBytes(6).toString('hex'));
+}
+
 /** A fresh database with the whole schema, for one test file. */
 export async function createTestDatabase(): Promise<TestDatabase> {
-  const name = `test_${randomBytes(6).toString('hex')}`;
+  const name = newDatabaseName();
   const server = new URL(inject('templateUrl'));
   server.pathname = '/postgres';
   await withClient(server.href, async (client) => {
     // Copying a template needs it free of connections: two files that copy at once take turns.
     await client.query('SELECT pg_advisory_lock(7023)');
-    await client.query(`CREATE DATABASE ${name} TEMPLATE retinue_template`);
+    await client.query(`CREATE DATABASE ${name} TEMPLATE ${templateName()}`);
   });
   const owner = new URL(inject('templateUrl'));
   owner.pathname = `/${name}`;

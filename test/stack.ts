@@ -31,16 +31,19 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const { default: pg } = await import('pg');
   const client = new pg.Client({ connectionString: ownerUrl });
   await client.connect();
-  await client.query('DROP DATABASE IF EXISTS retinue_template WITH (FORCE)');
-  await client.query('CREATE DATABASE retinue_template');
-  // Databases that an interrupted run left behind.
-  const left = await client.query(`SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'`);
-  for (const { datname } of left.rows) {
-    await client.query(`DROP DATABASE ${client.escapeIdentifier(datname)} WITH (FORCE)`);
+  // Runs may share the servers, so each has names of its own; what runs that are over left behind goes.
+  const left = await client.query(`SELECT datname FROM pg_database WHERE datname ~ '^test_[0-9]+_'`);
+  for (const { datname } of left.rows as { datname: string }[]) {
+    if (!isRunning(Number(datname.split('_')[1]))) {
+      await client.query(`DROP DATABASE IF EXISTS ${client.escapeIdentifier(datname)} WITH (FORCE)`);
+    }
   }
+  const templateName = `test_${process.pid}_template`;
+  await client.query(`DROP DATABASE IF EXISTS ${templateName} WITH (FORCE)`);
+  await client.query(`CREATE DATABASE ${templateName}`);
   await client.end();
   const template = new URL(ownerUrl);
-  template.pathname = '/retinue_template';
+  template.pathname = `/${templateName}`;
   await migrate({ ownerUrl: template.href, direction: 'up' });
   const urls = roleUrls(template.href, ownerPassword);
   await allowLogin(template.href, urls.app);
@@ -60,5 +63,14 @@ async function findChromium(dataFolder: string): Promise<{ path: string } | { mi
     const missing = error instanceof Error ? error.message : String(error);
     say(`Tests in a browser can't run: ${missing}.`);
     return { missing };
+  }
+}
+
+function isRunning(processId: number): boolean {
+  try {
+    process.kill(processId, 0);
+    return true;
+  } catch {
+    return false;
   }
 }

@@ -44,6 +44,7 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
   builder.mutationField('createAgent', (t) =>
     t.field({
       type: changed,
+      nullable: true,
       description: 'Adds an agent to your team. Errors: BAD_USER_INPUT, NAME_TAKEN.',
       args: { input: t.arg({ type: types.createInput, required: true, description: 'The new agent.' }) },
       resolve: (_root, { input }, context, info) =>
@@ -53,6 +54,7 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
   builder.mutationField('updateAgent', (t) =>
     t.field({
       type: changed,
+      nullable: true,
       description: 'Changes an agent. Errors: NOT_FOUND, BAD_USER_INPUT, NAME_TAKEN.',
       args: {
         id: t.arg.id({ required: true, description: 'Id of the agent.' }),
@@ -65,6 +67,7 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
   builder.mutationField('deleteAgent', (t) =>
     t.field({
       type: deleted,
+      nullable: true,
       description: 'Deletes an agent and cancels its unfinished tasks. Its messages stay. Errors: NOT_FOUND.',
       args: { id: t.arg.id({ required: true, description: 'Id of the agent.' }) },
       resolve: (_root, { id }, context, info) =>

@@ -32,6 +32,7 @@ export function addMessageFields(builder: Builder, types: ReturnType<typeof addM
   builder.mutationField('sendMessage', (t) =>
     t.field({
       type: sent,
+      nullable: true,
       description:
         'Sends a message straight to one agent. The answer arrives as `MessageDelta` and `MessageCreated` events. ' +
         'Errors: BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, SESSION_EXPIRED, AGENT_QUEUE_FULL.',

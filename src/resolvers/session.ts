@@ -47,6 +47,7 @@ export function addSessionFields(builder: Builder, types: ReturnType<typeof addS
   builder.mutationField('createSession', (t) =>
     t.field({
       type: changed,
+      nullable: true,
       description: 'Opens a session. Errors: BAD_USER_INPUT.',
       args: { input: t.arg({ type: types.createInput, description: 'The new session.' }) },
       resolve: (_root, { input }, context, info) =>
@@ -56,6 +57,7 @@ export function addSessionFields(builder: Builder, types: ReturnType<typeof addS
   builder.mutationField('updateSession', (t) =>
     t.field({
       type: changed,
+      nullable: true,
       description: 'Renames a session. Errors: NOT_FOUND, BAD_USER_INPUT.',
       args: {
         id: t.arg.id({ required: true, description: 'Id of the session.' }),
@@ -70,6 +72,7 @@ export function addSessionFields(builder: Builder, types: ReturnType<typeof addS
   builder.mutationField('deleteSession', (t) =>
     t.field({
       type: deleted,
+      nullable: true,
       description: 'Deletes a session with its messages, tasks and events. Errors: NOT_FOUND.',
       args: { id: t.arg.id({ required: true, description: 'Id of the session.' }) },
       resolve: (_root, { id }, context, info) =>

@@ -61,6 +61,7 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
   builder.mutationField('cancelTask', (t) =>
     t.field({
       type: changed,
+      nullable: true,
       description:
         'Cancels a task, whether it waits or runs, and skips what depends on it. Errors: NOT_FOUND, TASK_ENDED.',
       args: { id: t.arg.id({ required: true, description: 'Id of the task.' }) },
@@ -71,6 +72,7 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
   builder.mutationField('cancelSessionTasks', (t) =>
     t.field({
       type: many,
+      nullable: true,
       description: 'Cancels all tasks of a session that have not ended. Errors: NOT_FOUND.',
       args: { sessionId: t.arg.id({ required: true, description: 'Id of the session.' }) },
       resolve: (_root, { sessionId }, context, info) =>
@@ -82,6 +84,7 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
   builder.mutationField('cancelAgentTasks', (t) =>
     t.field({
       type: many,
+      nullable: true,
       description: 'Cancels all tasks of an agent that have not ended. Errors: NOT_FOUND.',
       args: { agentId: t.arg.id({ required: true, description: 'Id of the agent.' }) },
       resolve: (_root, { agentId }, context, info) =>

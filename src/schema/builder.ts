@@ -100,6 +100,7 @@ export function createBuilder(): Builder {
   builder.mutationType({
     description:
       'Changes. Each field is one transaction: it happens whole or not at all, whatever becomes of the fields beside it. ' +
+      'A field that fails is null, with an error that names it; the fields beside it keep their answers. ' +
       'With the header `Idempotency-Key` a repeated request answers with the outcome of the first.',
   });
   builder.subscriptionType({ description: 'Live events over Server-Sent Events.' });

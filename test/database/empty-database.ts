@@ -1,6 +1,6 @@
-import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { inject } from 'vitest';
+import { newDatabaseName } from '../service.ts';
 
 export interface EmptyDatabase {
   url: string;
@@ -10,7 +10,7 @@ export interface EmptyDatabase {
 
 /** A database that no migration has touched. Its owner is the superuser, or the role of that name and password. */
 export async function createEmptyDatabase(owner?: { role: string; password: string }): Promise<EmptyDatabase> {
-  const name = `test_${randomBytes(6).toString('hex')}`;
+  const name = newDatabaseName();
   const server = new URL(inject('templateUrl'));
   server.pathname = '/postgres';
   const admin = new pg.Client({ connectionString: server.href });

@@ -31,16 +31,22 @@ async function count(table: string, where: string, value: unknown): Promise<numb
 }
 
 describe('each field of a mutation is a transaction of its own', () => {
-  it('so that the first stays when the second fails, and the second leaves nothing', async () => {
+  it('so that the others stay, with their answers, when the second fails and leaves nothing', async () => {
     const before = await countAllRows(service.database);
-    const { errors } = await alice.ask(`mutation {
-      first: createSession(input: { title: "kept" }) { session { id } }
+    const { data, errors } = await alice.ask(`mutation {
+      first: createSession(input: { title: "kept" }) { session { title } }
       second: createAgent(input: { name: "Writer", instructions: "Again." }) { agent { id } }
+      third: createSession(input: { title: "kept too" }) { session { title } }
     }`);
+    expect(data).toEqual({
+      first: { session: { title: 'kept' } },
+      second: null,
+      third: { session: { title: 'kept too' } },
+    });
     expect(errors).toEqual([
       expect.objectContaining({ path: ['second'], extensions: { code: 'NAME_TAKEN', field: 'input.name' } }),
     ]);
-    expect(await countAllRows(service.database)).toEqual({ ...before, sessions: Number(before['sessions']) + 1 });
+    expect(await countAllRows(service.database)).toEqual({ ...before, sessions: Number(before['sessions']) + 2 });
   });
 
   it('whose payload reads what was committed, field by field', async () => {
