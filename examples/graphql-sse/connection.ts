@@ -4,8 +4,11 @@ import { EventsDocument, type EventsSubscription, type TypedDocumentString } fro
 
 export type Event = EventsSubscription['events'];
 
-/** What the service refuses, by its stable code; the same request would be refused again. */
+/** What the service refuses; the same request would be refused again. */
 export class RefusedError extends Error {}
+
+/** Codes of failures that pass by themselves. */
+const passing = new Set<unknown>(['SERVICE_BUSY', 'INTERNAL']);
 
 export interface Connection {
   /** Sends one query or mutation. @throws RefusedError or, when the service does not answer, Error */
@@ -77,7 +80,9 @@ async function* results<Result, Variables extends Record<string, unknown>>(
     for await (const { data, errors } of stream) {
       silence.refresh();
       if (errors !== undefined || !data) {
-        throw new RefusedError(errors?.map(({ message }) => message).join('; ') ?? 'no data');
+        const message = errors?.map((error) => error.message).join('; ') ?? 'the answer is empty';
+        const willPass = errors?.every(({ extensions }) => passing.has(extensions['code'])) ?? false;
+        throw willPass ? new Error(message) : new RefusedError(message);
       }
       yield data;
     }
