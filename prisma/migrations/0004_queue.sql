@@ -164,9 +164,12 @@ INSERT INTO lanes (user_id, id, kind, agent_id, max_running)
 ALTER TABLE users FORCE ROW LEVEL SECURITY;
 ALTER TABLE agents FORCE ROW LEVEL SECURITY;
 
+-- Functions that run statements fix the plans: planning one anew for each call costs several times what running it does.
+
 -- A user of the engine exists from the first sight of the user.
 CREATE FUNCTION queue.add_tenant() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 BEGIN
   INSERT INTO tenants (user_id) VALUES (NEW.id) ON CONFLICT DO NOTHING;
@@ -181,6 +184,7 @@ CREATE TRIGGER add_tenant AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION qu
 -- agent, the user. Whoever works for all users takes one user after the other in the order of their ids.
 CREATE FUNCTION queue.move(owner uuid, lane uuid, states task_state[], steps integer[]) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   moved record;
@@ -204,19 +208,9 @@ BEGIN
 END
 $$;
 
--- Lets claims look again into lanes with tasks of sessions in which a task has ended.
-CREATE FUNCTION queue.pass_turns(owners uuid[], ended_sessions uuid[]) RETURNS void
-  LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-  AS $$
-  UPDATE lanes SET waits_for_turn = false
-  FROM unnest(owners, ended_sessions) AS ended (user_id, session_id)
-  JOIN tasks AS next ON next.user_id = ended.user_id AND next.session_id = ended.session_id
-    AND next.session_order IS NOT NULL AND next.state = 'QUEUED'
-  WHERE lanes.user_id = next.user_id AND lanes.id = next.lane_id AND lanes.waits_for_turn
-$$;
-
 CREATE FUNCTION queue.count_tasks() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
@@ -233,18 +227,22 @@ BEGIN
       SELECT user_id, lane_id, state, -1 AS step FROM old_tasks
     ) AS moves
     WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
-    PERFORM queue.pass_turns(array_agg(new_tasks.user_id), array_agg(new_tasks.session_id))
-    FROM new_tasks JOIN old_tasks ON old_tasks.user_id = new_tasks.user_id AND old_tasks.id = new_tasks.id
-    WHERE new_tasks.session_order IS NOT NULL
-      AND old_tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-      AND new_tasks.state NOT IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-    HAVING count(*) > 0;
+    -- Where a task of a session ended, the turn of another may have come: claims shall look into its lane again.
+    IF EXISTS (
+      SELECT FROM new_tasks
+      WHERE session_order IS NOT NULL AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')
+    ) THEN
+      UPDATE lanes SET waits_for_turn = false
+      FROM new_tasks AS ended
+      JOIN tasks AS next ON next.user_id = ended.user_id AND next.session_id = ended.session_id
+        AND next.session_order > ended.session_order AND next.state = 'QUEUED'
+      WHERE lanes.user_id = next.user_id AND lanes.id = next.lane_id AND lanes.waits_for_turn;
+    END IF;
   END IF;
   RETURN NULL;
 END
 $$;
 ALTER FUNCTION queue.move(uuid, uuid, task_state[], integer[]) OWNER TO app_queue;
-ALTER FUNCTION queue.pass_turns(uuid[], uuid[]) OWNER TO app_queue;
 ALTER FUNCTION queue.count_tasks() OWNER TO app_queue;
 CREATE TRIGGER count_inserted_tasks AFTER INSERT ON tasks REFERENCING NEW TABLE AS new_tasks
   FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
@@ -255,6 +253,7 @@ CREATE TRIGGER count_deleted_tasks AFTER DELETE ON tasks REFERENCING OLD TABLE A
 
 CREATE FUNCTION queue.count_lane() RETURNS trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   was_queued integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.queued END;
@@ -286,6 +285,7 @@ CREATE TRIGGER count_lane AFTER INSERT OR UPDATE OR DELETE ON lanes FOR EACH ROW
 CREATE FUNCTION queue.claim(claiming_worker uuid, free_slots integer, kinds text[] DEFAULT NULL)
   RETURNS TABLE (user_id uuid, task_id uuid, attempt integer, kind text)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   slots integer := free_slots;
@@ -393,6 +393,7 @@ $$;
 CREATE FUNCTION queue.heartbeat(beating_worker uuid, running_tasks uuid[], running_attempts integer[])
   RETURNS TABLE (task_id uuid, attempt integer, is_lost boolean)
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 BEGIN
   INSERT INTO workers (id) VALUES (beating_worker)
@@ -412,6 +413,7 @@ $$;
 -- transaction may hold it for long, and must not hold up what others lost.
 CREATE FUNCTION queue.rescue(lease interval, batch integer) RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   lost record;
@@ -468,6 +470,7 @@ $$;
 CREATE FUNCTION queue.put_back(holding_worker uuid, held_tasks uuid[], held_attempts integer[], is_crash boolean)
   RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   owner uuid;
@@ -502,6 +505,7 @@ $$;
 -- A worker that stops in good order hands back what it could not finish; that is no crash of theirs.
 CREATE FUNCTION queue.retire(retiring_worker uuid) RETURNS integer
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   released integer := queue.put_back(retiring_worker, NULL, NULL, false);
@@ -525,23 +529,10 @@ $$;
 
 -- From here on: what a user's own transaction does with the user's own tasks, under the policies.
 
--- The tasks that depend on the given ones, directly or through others.
-CREATE FUNCTION queue.dependants(roots uuid[]) RETURNS TABLE (task_id uuid)
-  LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp
-  AS $$
-  WITH RECURSIVE below AS (
-    SELECT child.task_id FROM task_dependencies AS child
-    WHERE child.user_id = app.user_id() AND child.parent_id = ANY (roots)
-    UNION
-    SELECT child.task_id FROM below
-    JOIN task_dependencies AS child ON child.user_id = app.user_id() AND child.parent_id = below.task_id
-  )
-  SELECT below.task_id FROM below
-$$;
-
 -- Locks the lanes of tasks in the one order that all use.
 CREATE FUNCTION queue.lock_lanes(locked_tasks uuid[]) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 BEGIN
   PERFORM FROM lanes
@@ -552,43 +543,65 @@ BEGIN
 END
 $$;
 
--- Locks all that the end of tasks may change, in the one order that all use: their lanes, those of their dependants and
--- those of tasks whose turn may come, then their sessions; beside them a whole agent or session that comes to its end.
--- Returns the dependants.
-CREATE FUNCTION queue.lock_for_end(ending_tasks uuid[], ending_agent uuid DEFAULT NULL, ending_session uuid DEFAULT NULL)
-  RETURNS uuid[]
+-- Locks all that the end of tasks may change, in the one order that all use: the lanes of the tasks, of their dependants
+-- and of tasks whose turn in the session may come, then the sessions. Beside given tasks it takes all that an agent or a
+-- session has open. From then on nobody adds a dependant to them, or a task to that agent or session. What was added
+-- while this waited for a lock may stand in a lane that it has not locked: then the caller begins anew, to keep the order.
+CREATE FUNCTION queue.lock_for_end(
+  given_tasks uuid[], whole_agent uuid, whole_session uuid, OUT ending uuid[], OUT dependants uuid[]
+)
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   caller uuid := app.user_id();
-  below uuid[] := ARRAY (SELECT dependant.task_id FROM queue.dependants(ending_tasks) AS dependant);
+  locked uuid[];
+  needed uuid[];
 BEGIN
-  PERFORM FROM lanes
-  WHERE lanes.user_id = caller AND (
-    lanes.agent_id = ending_agent
-    OR lanes.id IN (
-      SELECT tasks.lane_id FROM tasks WHERE tasks.user_id = caller AND tasks.id = ANY (ending_tasks || below)
-      UNION ALL
-      SELECT next.lane_id FROM tasks AS ending
-      JOIN tasks AS next ON next.user_id = caller AND next.session_id = ending.session_id
-        AND next.session_order IS NOT NULL AND next.state = 'QUEUED'
-      WHERE ending.user_id = caller AND ending.id = ANY (ending_tasks)
+  LOOP
+    ending := given_tasks;
+    IF whole_agent IS NOT NULL OR whole_session IS NOT NULL THEN
+      ending := ending || ARRAY (
+        SELECT tasks.id FROM tasks
+        WHERE tasks.user_id = caller AND (tasks.agent_id = whole_agent OR tasks.session_id = whole_session)
+          AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+      );
+    END IF;
+    dependants := ARRAY (
+      WITH RECURSIVE below AS (
+        SELECT link.task_id FROM task_dependencies AS link WHERE link.user_id = caller AND link.parent_id = ANY (ending)
+        UNION
+        SELECT link.task_id FROM below
+        JOIN task_dependencies AS link ON link.user_id = caller AND link.parent_id = below.task_id
+      )
+      SELECT below.task_id FROM below
+    );
+    needed := ARRAY (
+      SELECT tasks.lane_id FROM tasks
+      WHERE tasks.user_id = caller AND tasks.id = ANY (ending || dependants) AND tasks.lane_id IS NOT NULL
+      UNION
+      SELECT next.lane_id FROM tasks
+      JOIN tasks AS next ON next.user_id = caller AND next.session_id = tasks.session_id
+        AND next.session_order > tasks.session_order AND next.state = 'QUEUED'
+      WHERE tasks.user_id = caller AND tasks.id = ANY (ending) AND next.lane_id IS NOT NULL
+      UNION
+      SELECT lanes.id FROM lanes WHERE lanes.user_id = caller AND lanes.agent_id = whole_agent
+    );
+    EXIT WHEN locked @> needed;
+    IF locked IS NOT NULL THEN
+      RAISE EXCEPTION 'a task was added to those that are about to end' USING ERRCODE = 'serialization_failure';
+    END IF;
+    PERFORM FROM lanes WHERE lanes.user_id = caller AND lanes.id = ANY (needed) ORDER BY lanes.id FOR NO KEY UPDATE;
+    PERFORM FROM sessions
+    WHERE sessions.user_id = caller AND sessions.id IN (
+      SELECT tasks.session_id FROM tasks WHERE tasks.user_id = caller AND tasks.id = ANY (ending)
+      UNION
+      SELECT whole_session
     )
-  )
-  ORDER BY lanes.id
-  FOR NO KEY UPDATE;
-  PERFORM FROM sessions
-  WHERE sessions.user_id = caller AND (
-    sessions.id = ending_session
-    OR sessions.id IN (SELECT tasks.session_id FROM tasks WHERE tasks.user_id = caller AND tasks.id = ANY (ending_tasks))
-  )
-  ORDER BY sessions.id
-  FOR NO KEY UPDATE;
-  -- Nobody adds a dependant from here on; when somebody did while this waited, its lane is not among the locked ones.
-  IF EXISTS (SELECT FROM queue.dependants(ending_tasks) AS dependant WHERE dependant.task_id <> ALL (below)) THEN
-    RAISE EXCEPTION 'a dependant was added to a task that was about to end' USING ERRCODE = 'serialization_failure';
-  END IF;
-  RETURN below;
+    ORDER BY sessions.id
+    FOR NO KEY UPDATE;
+    locked := needed;
+  END LOOP;
 END
 $$;
 
@@ -598,14 +611,16 @@ CREATE FUNCTION queue.end_attempt(
   ended_task uuid, ended_attempt integer, outcome task_state, failure_code text, failure_message text, retry_at timestamptz
 ) RETURNS TABLE (agent_id uuid, session_id uuid, answer_id uuid, running integer, released uuid[], skipped uuid[])
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   caller uuid := app.user_id();
-  below uuid[];
+  is_end boolean := outcome IN ('COMPLETED', 'FAILED');
+  below uuid[] := '{}';
   lane uuid;
 BEGIN
-  IF outcome IN ('COMPLETED', 'FAILED') THEN
-    below := queue.lock_for_end(ARRAY[ended_task]);
+  IF is_end THEN
+    SELECT dependants INTO below FROM queue.lock_for_end(ARRAY[ended_task], NULL, NULL);
   ELSE
     PERFORM queue.lock_lanes(ARRAY[ended_task]);
   END IF;
@@ -614,18 +629,19 @@ BEGIN
     due_at = coalesce(retry_at, tasks.due_at),
     progress = CASE WHEN outcome = 'COMPLETED' THEN 1 ELSE tasks.progress END,
     waiting_since = CASE WHEN outcome = 'WAITING' THEN clock_timestamp() END,
-    finished_at = CASE WHEN outcome IN ('COMPLETED', 'FAILED') THEN clock_timestamp() END
+    finished_at = CASE WHEN is_end THEN clock_timestamp() END
   WHERE tasks.user_id = caller AND tasks.id = ended_task AND tasks.attempt = ended_attempt AND tasks.state = 'RUNNING'
   RETURNING tasks.agent_id, tasks.session_id, tasks.answer_id, tasks.lane_id
   INTO end_attempt.agent_id, end_attempt.session_id, end_attempt.answer_id, lane;
   IF NOT FOUND THEN
     RETURN;
   END IF;
-  IF outcome = 'COMPLETED' THEN
+  released := '{}';
+  skipped := '{}';
+  IF outcome = 'COMPLETED' AND cardinality(below) > 0 THEN
     WITH freed AS (
       UPDATE tasks SET state = 'QUEUED', due_at = clock_timestamp()
-      WHERE tasks.user_id = caller AND tasks.state = 'BLOCKED'
-        AND tasks.id IN (SELECT link.task_id FROM task_dependencies AS link WHERE link.user_id = caller AND link.parent_id = ended_task)
+      WHERE tasks.user_id = caller AND tasks.id = ANY (below) AND tasks.state = 'BLOCKED'
         AND NOT EXISTS (
           SELECT FROM task_dependencies AS link
           JOIN tasks AS parent ON parent.user_id = caller AND parent.id = link.parent_id
@@ -633,12 +649,10 @@ BEGIN
         )
       RETURNING tasks.id
     )
-    SELECT array_agg(freed.id) INTO released FROM freed;
+    SELECT coalesce(array_agg(freed.id), '{}') INTO released FROM freed;
   ELSIF outcome = 'FAILED' THEN
     skipped := queue.skip(below);
   END IF;
-  released := coalesce(released, '{}');
-  skipped := coalesce(skipped, '{}');
   SELECT lanes.running INTO end_attempt.running FROM lanes WHERE lanes.user_id = caller AND lanes.id = lane;
   RETURN NEXT;
 END
@@ -646,42 +660,40 @@ $$;
 
 -- Skips those of the given tasks that are still blocked.
 CREATE FUNCTION queue.skip(candidates uuid[]) RETURNS uuid[]
-  LANGUAGE sql SET search_path = pg_catalog, public, pg_temp
+  LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
-  WITH skipped AS (
-    UPDATE tasks SET state = 'SKIPPED', finished_at = clock_timestamp()
-    WHERE user_id = app.user_id() AND id = ANY (candidates) AND state = 'BLOCKED'
-    RETURNING id
-  )
-  SELECT coalesce(array_agg(id), '{}') FROM skipped
+DECLARE
+  result uuid[] := '{}';
+BEGIN
+  IF cardinality(candidates) > 0 THEN
+    WITH skipped AS (
+      UPDATE tasks SET state = 'SKIPPED', finished_at = clock_timestamp()
+      WHERE tasks.user_id = app.user_id() AND tasks.id = ANY (candidates) AND tasks.state = 'BLOCKED'
+      RETURNING tasks.id
+    )
+    SELECT coalesce(array_agg(skipped.id), '{}') INTO result FROM skipped;
+  END IF;
+  RETURN result;
+END
 $$;
 
--- Tasks of an agent or session that have not ended.
-CREATE FUNCTION queue.open_tasks(of_agent uuid, of_session uuid) RETURNS SETOF uuid
-  LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp
-  AS $$
-  SELECT tasks.id FROM tasks
-  WHERE tasks.user_id = app.user_id() AND (tasks.agent_id = of_agent OR tasks.session_id = of_session)
-    AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-$$;
-
--- Cancels those of the given tasks that have not ended, and of a whole agent or session, and skips what depended on
--- them. The agent or session gets no new task before the caller's commit.
+-- Cancels those of the given tasks that have not ended, and all that an agent or a session has open, and skips what
+-- depended on them. The agent or session gets no new task before the caller's commit.
 CREATE FUNCTION queue.cancel(given_tasks uuid[], whole_agent uuid, whole_session uuid)
   RETURNS TABLE (task_id uuid, agent_id uuid, session_id uuid, became task_state)
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 DECLARE
   caller uuid := app.user_id();
-  cancelled_tasks uuid[] := given_tasks || ARRAY (SELECT id FROM queue.open_tasks(whole_agent, whole_session) AS id);
-  below uuid[] := queue.lock_for_end(cancelled_tasks, whole_agent, whole_session);
+  doomed uuid[];
+  below uuid[];
 BEGIN
-  IF EXISTS (SELECT FROM queue.open_tasks(whole_agent, whole_session) AS id WHERE id <> ALL (cancelled_tasks)) THEN
-    RAISE EXCEPTION 'a task was added to what was about to be cancelled' USING ERRCODE = 'serialization_failure';
-  END IF;
+  SELECT ending, dependants INTO doomed, below FROM queue.lock_for_end(given_tasks, whole_agent, whole_session);
   RETURN QUERY
     UPDATE tasks SET state = 'CANCELLED', worker_id = NULL, waiting_since = NULL, finished_at = clock_timestamp()
-    WHERE tasks.user_id = caller AND tasks.id = ANY (cancelled_tasks)
+    WHERE tasks.user_id = caller AND tasks.id = ANY (doomed)
       AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
     RETURNING tasks.id, tasks.agent_id, tasks.session_id, tasks.state;
   IF FOUND THEN
@@ -696,6 +708,7 @@ $$;
 -- Puts a waiting task back into the queue: its approval was decided. The time it waited does not count as running.
 CREATE FUNCTION queue.resume(resumed_task uuid) RETURNS boolean
   LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp
+  SET plan_cache_mode = force_generic_plan
   AS $$
 BEGIN
   PERFORM queue.lock_lanes(ARRAY[resumed_task]);
@@ -717,8 +730,8 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA queue FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION queue.claim(uuid, integer, text[]), queue.heartbeat(uuid, uuid[], integer[]),
   queue.rescue(interval, integer), queue.leads(uuid, interval), queue.retire(uuid),
   queue.put_back(uuid, uuid[], integer[], boolean), queue.stuck(interval, interval, integer) TO app_worker;
-GRANT EXECUTE ON FUNCTION queue.dependants(uuid[]), queue.lock_lanes(uuid[]), queue.lock_for_end(uuid[], uuid, uuid),
-  queue.skip(uuid[]), queue.open_tasks(uuid, uuid), queue.cancel(uuid[], uuid, uuid), queue.resume(uuid),
+GRANT EXECUTE ON FUNCTION queue.lock_lanes(uuid[]), queue.lock_for_end(uuid[], uuid, uuid), queue.skip(uuid[]),
+  queue.cancel(uuid[], uuid, uuid), queue.resume(uuid),
   queue.end_attempt(uuid, integer, task_state, text, text, timestamptz) TO app_user;
 
 -- Down Migration

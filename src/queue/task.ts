@@ -67,17 +67,18 @@ export class StaleAttemptError extends Error {
 const insert = statement<{ id: string; state: TaskState }>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, state, finished_at)
   SELECT $1, $2, $3, $4, $5, $6, $7, $8,
-    CASE
-      WHEN bool_or(state IN ('FAILED', 'CANCELLED', 'SKIPPED')) THEN 'SKIPPED'
-      WHEN bool_or(state <> 'COMPLETED') THEN 'BLOCKED'
-      ELSE 'QUEUED'
-    END::task_state,
-    CASE WHEN bool_or(state IN ('FAILED', 'CANCELLED', 'SKIPPED')) THEN clock_timestamp() END
-  FROM tasks AS parents WHERE user_id = $1 AND id = ANY ($9::uuid[])
+    (CASE WHEN parents.lost THEN 'SKIPPED' WHEN parents.open THEN 'BLOCKED' ELSE 'QUEUED' END)::task_state,
+    CASE WHEN parents.lost THEN clock_timestamp() END
+  FROM (
+    SELECT coalesce(bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
+      coalesce(bool_or(tasks.state <> 'COMPLETED'), false) AS open
+    FROM unnest($9::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
+  ) AS parents
   RETURNING id, state`);
 const lockLanes = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
-  INSERT INTO task_dependencies (user_id, task_id, parent_id) SELECT DISTINCT $1::uuid, $2::uuid, parent FROM unnest($3::uuid[]) AS parent`);
+  INSERT INTO task_dependencies (user_id, task_id, parent_id)
+  SELECT $1, $2, id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
   SELECT agent_id AS "agentId", session_id AS "sessionId", answer_id AS "answerId", running, released, skipped
   FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
@@ -90,7 +91,7 @@ const hold = statement<{ id: string }>(
 
 /**
  * Adds a task in the caller's transaction and wakes workers after its commit. With parents it is BLOCKED until the
- * last of them is completed; when one of them has ended otherwise by now, it is SKIPPED at once.
+ * last of them is completed; when one of them has ended otherwise by now, or is gone, it is SKIPPED at once.
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
   const parents = task.parentIds ?? [];

@@ -95,5 +95,4 @@ export const expectedDefiners: readonly [RegExp, owner: string, callers: string[
   // Triggers and what they call.
   [/^queue\.(add_tenant|count_tasks|count_lane)\(\)$/, 'app_queue', []],
   [/^queue\.move\(uuid,uuid,task_state\[\],integer\[\]\)$/, 'app_queue', []],
-  [/^queue\.pass_turns\(uuid\[\],uuid\[\]\)$/, 'app_queue', []],
 ];

@@ -270,9 +270,10 @@ async function auditDefiners(client: Client): Promise<string[]> {
     const [, expectedOwner, expectedCallers] = expectedDefiners.find(([pattern]) => pattern.test(name)) ?? [];
     return [
       ...(owner === expectedOwner ? [] : [`${name}: runs as ${owner}`]),
-      ...(settings?.length === 1 && settings[0] === 'search_path=pg_catalog, public, pg_temp'
-        ? []
-        : [`${name}: has no fixed search_path`]),
+      ...(settings?.includes('search_path=pg_catalog, public, pg_temp') ? [] : [`${name}: has no fixed search_path`]),
+      ...(settings ?? [])
+        .filter((setting) => !/^(search_path=|plan_cache_mode=force_generic_plan$)/.test(setting))
+        .map((setting) => `${name}: sets ${setting}`),
       ...callers
         .filter((caller) => expectedCallers?.includes(caller) !== true)
         .map((caller) => `${name}: may be called by ${caller}`),

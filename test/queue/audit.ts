@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { TestDatabase } from '../service.ts';
 
 /**
@@ -60,23 +61,28 @@ export async function auditCounts(database: Pick<TestDatabase, 'owner'>): Promis
   return rows.map((row) => String(row['line']));
 }
 
-/** Looks at the counts again and again until told to stop. @returns a function that ends it and gives what was wrong */
+/**
+ * Looks at the counts again and again, with a pause in between (milliseconds), until told to stop.
+ * @returns a function that ends it and gives what was wrong
+ */
 export function auditContinuously(
   database: Pick<TestDatabase, 'owner'>,
+  pause = 0,
 ): () => Promise<{ looks: number; wrong: string[] }> {
   const wrong = new Set<string>();
+  const stop = new AbortController();
   let looks = 0;
-  let stopped = false;
   const looking = (async () => {
-    while (!stopped) {
+    while (!stop.signal.aborted) {
       for (const line of await auditCounts(database)) {
         wrong.add(line);
       }
       looks += 1;
+      await delay(pause, undefined, { signal: stop.signal }).catch(() => undefined);
     }
   })();
   return async () => {
-    stopped = true;
+    stop.abort();
     await looking;
     return { looks, wrong: [...wrong] };
   };

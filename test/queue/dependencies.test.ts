@@ -115,6 +115,12 @@ describe('a task with parents', () => {
     expect((await queue.task(grandchild)).state).toBe('SKIPPED');
   });
 
+  it('is skipped at once when one is gone', async () => {
+    const graph = await enqueueGraph({ other: [] });
+    const child = await queue.enqueue(graph.user, graph.agents[1], { parentIds: [uuidv7(), graph.ids.other] });
+    expect((await queue.task(child)).state).toBe('SKIPPED');
+  });
+
   it('is not released by a parent that will be tried again', async () => {
     const graph = await enqueueGraph({ parent: [], child: ['parent'] });
     const claim = await graph.claimOf('parent');
