@@ -1,0 +1,83 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { createDeltaWriter } from '../../src/runner/delta.ts';
+import { composePrompt } from '../../src/runner/prompt.ts';
+import { nextStep } from '../../src/runner/step.ts';
+import type { AgentRun } from '../../src/services/agent-run.ts';
+
+type Run = Pick<AgentRun, 'agent' | 'history' | 'steps'>;
+
+/** Only what the pure functions read. */
+function run(history: AgentRun['history'], steps: AgentRun['steps'] = []): Run {
+  return { agent: { id: 'me', instructions: 'You are Me.' } as AgentRun['agent'], history, steps };
+}
+const user = (content: string) => ({ role: 'USER', agentId: null, agentName: null, content }) as const;
+const agent = (id: string | null, name: string | null, content: string) =>
+  ({ role: 'AGENT', agentId: id, agentName: name, content }) as const;
+
+describe('the prompt', () => {
+  it.each([
+    ['words of the user', user('Hi'), { role: 'user', content: 'Hi' }],
+    ['its own words', agent('me', 'Me', 'Hello'), { role: 'assistant', content: 'Hello' }],
+    ['words of another agent', agent('other', 'Other', 'Hey'), { role: 'user', content: 'Other answered: Hey' }],
+    ['words of a deleted agent', agent(null, null, 'Bye'), { role: 'user', content: 'A former agent answered: Bye' }],
+  ])('tells %s as such, behind the instructions', (_case, message, expected) => {
+    expect(composePrompt(run([message]))).toEqual([{ role: 'system', content: 'You are Me.' }, expected]);
+  });
+
+  it('keeps the newest of a long conversation', () => {
+    const history = Array.from({ length: 10 }, (_, place) => user(`${place}${'x'.repeat(9_999)}`));
+    const kept = composePrompt(run(history)).slice(1);
+    expect(kept.map((message) => message.content[0])).toEqual(['6', '7', '8', '9']);
+  });
+
+  it('keeps the message to answer, however long it is', () => {
+    expect(composePrompt(run([user('old'), user('x'.repeat(90_000))]))).toHaveLength(2);
+  });
+});
+
+describe('the next step', () => {
+  it('is to ask the model as long as nothing is stored', () => {
+    expect(nextStep(run([user('Hi')]))).toMatchObject({ do: 'ask-model', position: 1 });
+  });
+
+  it('is to finish with the stored answer', () => {
+    const output = { content: 'Hello', model: 'm', promptTokens: 1, completionTokens: 1, durationMilliseconds: 1 };
+    expect(nextStep(run([user('Hi')], [{ position: 1, output }]))).toEqual({ do: 'finish', content: 'Hello' });
+  });
+});
+
+describe('deltas', () => {
+  let sent: [number, string][];
+  beforeEach(() => {
+    vi.useFakeTimers();
+    sent = [];
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it('send the first piece at once and gather those that follow quickly, each with its place', () => {
+    const writer = createDeltaWriter((offset, text) => sent.push([offset, text]));
+    writer.write('Once');
+    writer.write(' upon');
+    writer.write(' a');
+    expect(sent).toEqual([[0, 'Once']]);
+    vi.advanceTimersByTime(20);
+    expect(sent).toEqual([
+      [0, 'Once'],
+      [4, ' upon a'],
+    ]);
+  });
+
+  it('send what is left at the end, and nothing after it', () => {
+    const writer = createDeltaWriter((offset, text) => sent.push([offset, text]));
+    writer.write('a');
+    writer.write('b');
+    writer.end();
+    vi.advanceTimersByTime(1_000);
+    expect(sent).toEqual([
+      [0, 'a'],
+      [1, 'b'],
+    ]);
+  });
+});
