@@ -180,104 +180,93 @@ ALTER FUNCTION queue.add_tenant() OWNER TO app_queue;
 CREATE TRIGGER add_tenant AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION queue.add_tenant();
 
 -- Counts change in the transaction that changes a task's state, so that limits read from them are exact: tasks are
--- counted in their lane, lanes in their tenant. Lock order everywhere: lanes by id, sessions by id, tasks, the tenant, the
--- agent, the user. Whoever works for all users takes one user after the other in the order of their ids.
-CREATE FUNCTION queue.move(owner uuid, lane uuid, states task_state[], steps integer[]) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-  SET plan_cache_mode = force_generic_plan
-  AS $$
+-- counted in their lane, lanes in their tenant, all that a statement changed at once. Lock order everywhere: lanes by id,
+-- sessions by id, tasks, the tenant, the agent, the user. Whoever works for all users locks all lanes first, by user and
+-- id, then the tenants by user. The triggers of a table differ in nothing but which rows came and which went.
+DO $make$
 DECLARE
-  moved record;
+  event record;
 BEGIN
-  SELECT
-    coalesce(sum(step) FILTER (WHERE state = 'BLOCKED'), 0) AS blocked,
-    coalesce(sum(step) FILTER (WHERE state = 'QUEUED'), 0) AS queued,
-    coalesce(sum(step) FILTER (WHERE state = 'RETRYING'), 0) AS retrying,
-    coalesce(sum(step) FILTER (WHERE state = 'RUNNING'), 0) AS running
-  INTO moved FROM unnest(states, steps) AS move (state, step);
-  IF moved.blocked <> 0 OR moved.queued <> 0 OR moved.retrying <> 0 OR moved.running <> 0 THEN
-    UPDATE lanes SET
-      blocked = lanes.blocked + moved.blocked,
-      queued = lanes.queued + moved.queued,
-      retrying = lanes.retrying + moved.retrying,
-      running = lanes.running + moved.running,
-      waits_for_turn = false,
-      served_at = CASE WHEN moved.running > 0 THEN clock_timestamp() ELSE lanes.served_at END
-    WHERE lanes.user_id = owner AND lanes.id = lane;
-  END IF;
-END
-$$;
+  FOR event IN
+    SELECT * FROM (VALUES
+      ('insert', 'NEW TABLE AS new_rows', 'SELECT 1 AS step, * FROM new_rows'),
+      ('delete', 'OLD TABLE AS old_rows', 'SELECT -1 AS step, * FROM old_rows'),
+      ('update', 'OLD TABLE AS old_rows NEW TABLE AS new_rows',
+        'SELECT 1 AS step, * FROM new_rows UNION ALL SELECT -1, * FROM old_rows')
+    ) AS event (name, tables, changes)
+  LOOP
+    EXECUTE format($function$
+      CREATE FUNCTION queue.count_tasks_after_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+        SET plan_cache_mode = force_generic_plan
+        AS $$
+      BEGIN
+        UPDATE lanes SET
+          blocked = lanes.blocked + moved.blocked,
+          queued = lanes.queued + moved.queued,
+          retrying = lanes.retrying + moved.retrying,
+          running = lanes.running + moved.running,
+          waits_for_turn = false,
+          served_at = CASE WHEN moved.running > 0 THEN clock_timestamp() ELSE lanes.served_at END
+        FROM (
+          SELECT change.user_id, change.lane_id,
+            sum(step * (change.state = 'BLOCKED')::integer) AS blocked,
+            sum(step * (change.state = 'QUEUED')::integer) AS queued,
+            sum(step * (change.state = 'RETRYING')::integer) AS retrying,
+            sum(step * (change.state = 'RUNNING')::integer) AS running
+          FROM (%2$s) AS change
+          GROUP BY change.user_id, change.lane_id
+        ) AS moved
+        WHERE lanes.user_id = moved.user_id AND lanes.id = moved.lane_id
+          AND (moved.blocked <> 0 OR moved.queued <> 0 OR moved.retrying <> 0 OR moved.running <> 0);
+        -- Where a task of a session ended, the turn of another may have come: claims shall look into its lane again.
+        IF TG_OP = 'UPDATE' THEN
+          IF EXISTS (
+            SELECT FROM new_rows
+            WHERE session_order IS NOT NULL AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')
+          ) THEN
+            UPDATE lanes SET waits_for_turn = false
+            FROM new_rows AS ended
+            JOIN tasks AS next ON next.user_id = ended.user_id AND next.session_id = ended.session_id
+              AND next.session_order > ended.session_order AND next.state = 'QUEUED'
+            WHERE lanes.user_id = next.user_id AND lanes.id = next.lane_id AND lanes.waits_for_turn;
+          END IF;
+        END IF;
+        RETURN NULL;
+      END
+      $$;
+      ALTER FUNCTION queue.count_tasks_after_%1$s() OWNER TO app_queue;
+      CREATE TRIGGER count_tasks_after_%1$s AFTER %1$s ON tasks REFERENCING %3$s
+        FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks_after_%1$s();
 
-CREATE FUNCTION queue.count_tasks() RETURNS trigger
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-  SET plan_cache_mode = force_generic_plan
-  AS $$
-BEGIN
-  IF TG_OP = 'INSERT' THEN
-    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(1))
-    FROM new_tasks WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
-  ELSIF TG_OP = 'DELETE' THEN
-    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(-1))
-    FROM old_tasks WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
-  ELSE
-    PERFORM queue.move(user_id, lane_id, array_agg(state), array_agg(step))
-    FROM (
-      SELECT user_id, lane_id, state, 1 AS step FROM new_tasks
-      UNION ALL
-      SELECT user_id, lane_id, state, -1 AS step FROM old_tasks
-    ) AS moves
-    WHERE lane_id IS NOT NULL GROUP BY user_id, lane_id;
-    -- Where a task of a session ended, the turn of another may have come: claims shall look into its lane again.
-    IF EXISTS (
-      SELECT FROM new_tasks
-      WHERE session_order IS NOT NULL AND state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')
-    ) THEN
-      UPDATE lanes SET waits_for_turn = false
-      FROM new_tasks AS ended
-      JOIN tasks AS next ON next.user_id = ended.user_id AND next.session_id = ended.session_id
-        AND next.session_order > ended.session_order AND next.state = 'QUEUED'
-      WHERE lanes.user_id = next.user_id AND lanes.id = next.lane_id AND lanes.waits_for_turn;
-    END IF;
-  END IF;
-  RETURN NULL;
+      CREATE FUNCTION queue.count_lanes_after_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+        SET plan_cache_mode = force_generic_plan
+        AS $$
+      BEGIN
+        UPDATE tenants SET
+          queued = tenants.queued + moved.queued,
+          running = tenants.running + moved.running,
+          ready_lanes = tenants.ready_lanes + moved.ready,
+          served_at = CASE WHEN moved.running > 0 THEN clock_timestamp() ELSE tenants.served_at END
+        FROM (
+          SELECT change.user_id, sum(step * change.queued) AS queued, sum(step * change.running) AS running,
+            sum(step * (change.queued > 0 AND change.running < change.max_running AND NOT change.waits_for_turn)::integer)
+              AS ready
+          FROM (%2$s) AS change
+          GROUP BY change.user_id
+        ) AS moved
+        WHERE tenants.user_id = moved.user_id AND (moved.queued <> 0 OR moved.running <> 0 OR moved.ready <> 0);
+        RETURN NULL;
+      END
+      $$;
+      ALTER FUNCTION queue.count_lanes_after_%1$s() OWNER TO app_queue;
+      CREATE TRIGGER count_lanes_after_%1$s AFTER %1$s ON lanes REFERENCING %3$s
+        FOR EACH STATEMENT EXECUTE FUNCTION queue.count_lanes_after_%1$s();
+    $function$, event.name, event.changes, event.tables);
+  END LOOP;
 END
-$$;
-ALTER FUNCTION queue.move(uuid, uuid, task_state[], integer[]) OWNER TO app_queue;
-ALTER FUNCTION queue.count_tasks() OWNER TO app_queue;
-CREATE TRIGGER count_inserted_tasks AFTER INSERT ON tasks REFERENCING NEW TABLE AS new_tasks
-  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
-CREATE TRIGGER count_updated_tasks AFTER UPDATE ON tasks REFERENCING OLD TABLE AS old_tasks NEW TABLE AS new_tasks
-  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
-CREATE TRIGGER count_deleted_tasks AFTER DELETE ON tasks REFERENCING OLD TABLE AS old_tasks
-  FOR EACH STATEMENT EXECUTE FUNCTION queue.count_tasks();
-
-CREATE FUNCTION queue.count_lane() RETURNS trigger
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-  SET plan_cache_mode = force_generic_plan
-  AS $$
-DECLARE
-  was_queued integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.queued END;
-  was_running integer := CASE WHEN TG_OP = 'INSERT' THEN 0 ELSE OLD.running END;
-  was_ready integer := CASE WHEN TG_OP = 'INSERT' THEN 0
-    ELSE (OLD.queued > 0 AND OLD.running < OLD.max_running AND NOT OLD.waits_for_turn)::integer END;
-  is_queued integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.queued END;
-  is_running integer := CASE WHEN TG_OP = 'DELETE' THEN 0 ELSE NEW.running END;
-  is_ready integer := CASE WHEN TG_OP = 'DELETE' THEN 0
-    ELSE (NEW.queued > 0 AND NEW.running < NEW.max_running AND NOT NEW.waits_for_turn)::integer END;
-BEGIN
-  IF is_queued <> was_queued OR is_running <> was_running OR is_ready <> was_ready THEN
-    UPDATE tenants SET
-      queued = tenants.queued + is_queued - was_queued,
-      running = tenants.running + is_running - was_running,
-      ready_lanes = tenants.ready_lanes + is_ready - was_ready,
-      served_at = CASE WHEN is_running > was_running THEN clock_timestamp() ELSE tenants.served_at END
-    WHERE tenants.user_id = CASE WHEN TG_OP = 'DELETE' THEN OLD.user_id ELSE NEW.user_id END;
-  END IF;
-  RETURN NULL;
-END
-$$;
-ALTER FUNCTION queue.count_lane() OWNER TO app_queue;
-CREATE TRIGGER count_lane AFTER INSERT OR UPDATE OR DELETE ON lanes FOR EACH ROW EXECUTE FUNCTION queue.count_lane();
+$make$;
 
 -- Hands due tasks to a worker: the least recently served user first, then that user's least recently served lane with
 -- a free slot, then age. Each round takes one lane of each user whose turn it is. Rows that another transaction holds

@@ -93,6 +93,5 @@ export const expectedDefiners: readonly [RegExp, owner: string, callers: string[
     ['app_worker'],
   ],
   // Triggers and what they call.
-  [/^queue\.(add_tenant|count_tasks|count_lane)\(\)$/, 'app_queue', []],
-  [/^queue\.move\(uuid,uuid,task_state\[\],integer\[\]\)$/, 'app_queue', []],
+  [/^queue\.(add_tenant|count_(tasks|lanes)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
 ];
