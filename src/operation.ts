@@ -38,6 +38,8 @@ export interface Operation {
    * do nothing outside the database but by `afterCommit`.
    */
   write<Result>(work: (operation: WriteOperation) => Promise<Result>): Promise<Result>;
+  /** What is read from now on sees everything that is committed by now. */
+  refresh(): void;
   /** Ends the read transaction. A statement under way is let finish; later ones are refused. */
   close(): Promise<void>;
 }
@@ -84,6 +86,7 @@ export function createOperation(resources: OperationResources, userId: string): 
       shared.refresh();
       return result;
     },
+    refresh: () => shared.refresh(),
     close: () => shared.close(),
   };
 }

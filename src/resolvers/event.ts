@@ -26,7 +26,11 @@ export function addEventFields(builder: Builder, types: ReturnType<typeof addEve
           },
           signal: context.signal,
         }),
-      resolve: (item) => item,
+      resolve: (item, _arguments, context) => {
+        // What the last event read from may be older than this one's commit.
+        context.operation.refresh();
+        return item;
+      },
     }),
   );
 }
