@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { statement } from '../src/adapters/postgres.ts';
 import type { Operation } from '../src/operation.ts';
 import { startTestQueue, type TestQueue } from './queue/arrange.ts';
@@ -12,6 +12,8 @@ beforeAll(async () => {
   userId = await queue.addUser();
   operation = queue.operation(userId);
 });
+// The transaction of the test before may still be about to end.
+beforeEach(() => operation.refresh());
 afterAll(async () => {
   await operation.close();
   await queue.stop();
