@@ -18,6 +18,8 @@ export interface Child<Ready> {
   /** User and system time that the child has used so far, in milliseconds. */
   cpu(): Promise<number>;
   stop(): Promise<void>;
+  /** Ends the process at once, as a crash would. */
+  kill(): Promise<void>;
 }
 
 type Call = { id: number; command: string; payload: unknown };
@@ -29,7 +31,11 @@ const stopDeadline = 10_000;
 
 /** Starts a script that calls `runChild`, and waits until it is ready. @throws Error when it won't start */
 export async function startChild<Ready>(script: URL, settings: unknown): Promise<Child<Ready>> {
-  const child = fork(fileURLToPath(script), [], { env: { ...process.env, NODE_ENV: 'production' } });
+  const child = fork(fileURLToPath(script), [], {
+    env: { ...process.env, NODE_ENV: 'production' },
+    // Standard output is the report's alone.
+    stdio: ['ignore', 2, 2, 'ipc'],
+  });
   const calls = new Map<number, PromiseWithResolvers<unknown>>();
   let lastId = 0;
   const exited = once(child, 'exit');
@@ -73,9 +79,13 @@ export async function startChild<Ready>(script: URL, settings: unknown): Promise
       clearTimeout(force);
     }
   };
+  const kill = async (): Promise<void> => {
+    child.kill('SIGKILL');
+    await exited;
+  };
   try {
     const ready = await ask<Ready>('start', settings, startDeadline);
-    return { ready, ask, cpu: () => ask<number>('cpu', null, cpuDeadline), stop };
+    return { ready, ask, cpu: () => ask<number>('cpu', null, cpuDeadline), stop, kill };
   } catch (error) {
     await stop();
     throw error;

@@ -5,6 +5,7 @@ import { allowLogin, migrate } from '../prisma/migrate.ts';
 
 /** A database with the whole schema and no rows, for one benchmark. */
 export interface BenchDatabase {
+  readonly ownerUrl: string;
   readonly appUrl: string;
   readonly workerUrl: string;
   /** Runs SQL as the superuser, past every policy: to seed and to look at statistics. */
@@ -12,19 +13,18 @@ export interface BenchDatabase {
   close(): Promise<void>;
 }
 
-/** The embedded stack with Postgres' own settings, and the extension that counts statements. */
+/** The embedded stack with Postgres' own settings, room for many connections, and the extension that counts statements. */
 export function startBenchStack(dataFolder: string, parts: { redis: boolean; qdrant: boolean }): Promise<Stack> {
   return startStack({
     dataFolder,
     ...parts,
     reuse: false,
-    postgresSettings: { shared_preload_libraries: 'pg_stat_statements' },
+    postgresSettings: { shared_preload_libraries: 'pg_stat_statements', max_connections: '300' },
   });
 }
 
-/** Makes the benchmark's database anew. */
-export async function createBenchDatabase(stack: Stack, bench: string): Promise<BenchDatabase> {
-  const name = `bench_${bench}`;
+/** Makes a database anew, with nothing in it. @returns its URL as the superuser */
+export async function createEmptyDatabase(stack: Stack, name: string): Promise<string> {
   const server = new pg.Client({ connectionString: stack.postgres.ownerUrl, connectionTimeoutMillis: 10_000 });
   await server.connect();
   try {
@@ -35,14 +35,21 @@ export async function createBenchDatabase(stack: Stack, bench: string): Promise<
   }
   const url = new URL(stack.postgres.ownerUrl);
   url.pathname = `/${name}`;
-  await migrate({ ownerUrl: url.href, direction: 'up' });
-  const urls = roleUrls(url.href, stack.postgres.ownerPassword);
-  await allowLogin(url.href, urls.app);
-  await allowLogin(url.href, urls.worker);
-  const pool = new pg.Pool({ connectionString: url.href, max: 2, connectionTimeoutMillis: 10_000 });
+  return url.href;
+}
+
+/** Makes the benchmark's database anew. */
+export async function createBenchDatabase(stack: Stack, bench: string): Promise<BenchDatabase> {
+  const url = await createEmptyDatabase(stack, `bench_${bench}`);
+  await migrate({ ownerUrl: url, direction: 'up' });
+  const urls = roleUrls(url, stack.postgres.ownerPassword);
+  await allowLogin(url, urls.app);
+  await allowLogin(url, urls.worker);
+  const pool = new pg.Pool({ connectionString: url, max: 2, connectionTimeoutMillis: 10_000 });
   pool.on('error', () => undefined);
   await pool.query('CREATE EXTENSION pg_stat_statements');
   return {
+    ownerUrl: url,
     appUrl: urls.app,
     workerUrl: urls.worker,
     owner: async (sql, values) => (await pool.query(sql, values)).rows,

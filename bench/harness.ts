@@ -35,6 +35,8 @@ export interface BenchOptions {
 export interface Bench {
   readonly name: string;
   readonly summary: string;
+  /** Rounds when the command names no number. */
+  readonly rounds: number;
   run(options: BenchOptions): Promise<Measured>;
 }
 
@@ -59,11 +61,16 @@ export class Recorder {
 
   /** @throws Error when nothing was recorded under that name */
   median(who: string, metric: string): number {
+    return median(this.values(who, metric));
+  }
+
+  /** @throws Error when nothing was recorded under that name */
+  values(who: string, metric: string): readonly number[] {
     const series = this.byKey.get(JSON.stringify([who, metric]));
     if (series === undefined) {
       throw new Error(`nothing was measured of ${who}: ${metric}`);
     }
-    return median(series.values);
+    return series.values;
   }
 
   series(): Series[] {
@@ -97,6 +104,12 @@ export function median(values: readonly number[]): number {
     throw new Error('no values to take the median of');
   }
   return (upper + lower) / 2;
+}
+
+/** The value that the given share of all values does not exceed, by nearest rank; NaN for no values. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
 }
 
 /** The kind of machine, without anything that names this one. */

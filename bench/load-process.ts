@@ -1,5 +1,6 @@
 import { Agent, request } from 'node:http';
 import { runChild } from './child.ts';
+import { percentile } from './harness.ts';
 import type { LoadOptions, LoadResult } from './load.ts';
 
 const requestDeadline = 30_000;
@@ -31,7 +32,6 @@ async function runLoad(options: LoadOptions): Promise<LoadResult> {
   try {
     await Promise.all(Array.from({ length: options.connections }, connection));
     const seconds = (performance.now() - start) / 1_000;
-    latencies.sort((a, b) => a - b);
     return { requests: latencies.length, seconds, p50: percentile(latencies, 0.5), p99: percentile(latencies, 0.99) };
   } finally {
     agent.destroy();
@@ -71,8 +71,4 @@ function send(agent: Agent, url: URL, next: LoadOptions['requests'][number]): Pr
     outgoing.on('error', reject);
     outgoing.end(next.body);
   });
-}
-
-function percentile(sorted: readonly number[], share: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 }

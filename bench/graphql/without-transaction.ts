@@ -71,7 +71,13 @@ function createOneUserDatabase(settings: OneUserSettings): Database {
     } as pg.CustomTypesConfig,
   });
   const withoutTransaction = (client: pg.PoolClient): Transaction => {
-    const end = async (): Promise<void> => client.release();
+    let ended = false;
+    const end = async (): Promise<void> => {
+      if (!ended) {
+        ended = true;
+        client.release();
+      }
+    };
     return {
       query: async ({ name, text }, values = []) => (await client.query({ name, text, values })).rows,
       prisma: () => Promise.reject(new Error('what is measured here does not use Prisma')),
