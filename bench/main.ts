@@ -1,17 +1,18 @@
 import { parseArgs } from 'node:util';
 import { graphql } from './graphql/bench.ts';
 import { describeMachine, type Report } from './harness.ts';
+import { queue } from './queue/bench.ts';
 import { formatReport, updatePage } from './report.ts';
 
-const benches = [graphql];
+const benches = [graphql, queue];
 const page = 'docs/benchmarks.md';
 const usage = `npm run bench -- NAME [--json] [--rounds N] [--seconds N] [--update-docs]
 
 ${benches.map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`).join('\n')}
 
   --json         the last thing on standard output is one JSON object; everything else goes to standard error
-  --rounds N     how often every contender is measured (default 5, at least 3)
-  --seconds N    how long one measurement lasts (default 4)
+  --rounds N     how often every contender is measured (at least 3; by default ${benches.map(({ name, rounds }) => `${rounds} for ${name}`).join(', ')})
+  --seconds N    how long one measurement lasts, where it is not a number of tasks (default 4)
   --update-docs  writes the figures to ${page}
 `;
 
@@ -19,13 +20,13 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     json: { type: 'boolean', default: false },
-    rounds: { type: 'string', default: '5' },
+    rounds: { type: 'string' },
     seconds: { type: 'string', default: '4' },
     'update-docs': { type: 'boolean', default: false },
   },
 });
 const bench = benches.find(({ name }) => name === positionals[0]);
-const rounds = Number(values.rounds);
+const rounds = Number(values.rounds ?? bench?.rounds);
 const seconds = Number(values.seconds);
 if (bench === undefined || !Number.isInteger(rounds) || rounds < 3 || !(seconds > 0 && seconds <= 600)) {
   process.stderr.write(usage);
