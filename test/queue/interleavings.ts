@@ -29,14 +29,14 @@ const action: fc.Arbitrary<Action> = fc.oneof(
     arbitrary: fc.record({
       do: fc.constant('enqueue'),
       agent: fc.nat(2),
-      session: fc.option(fc.nat(1), { freq: 2 }),
+      session: fc.option(fc.nat(1), { freq: 3 }),
       parents: fc.oneof(
         { weight: 1, arbitrary: fc.constant([]) },
         { weight: 1, arbitrary: fc.array(fc.nat(4), { minLength: 1, maxLength: 3 }) },
       ),
     }),
   },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('claim'), worker, slots: fc.integer({ min: 1, max: 4 }) }) },
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('claim'), worker, slots: fc.integer({ min: 1, max: 8 }) }) },
   {
     weight: 3,
     arbitrary: fc.record({ do: fc.constant('write'), run: some, what: fc.constantFrom('start', 'progress', 'step') }),
