@@ -181,8 +181,9 @@ CREATE TRIGGER add_tenant AFTER INSERT ON users FOR EACH ROW EXECUTE FUNCTION qu
 
 -- Counts change in the transaction that changes a task's state, so that limits read from them are exact: tasks are
 -- counted in their lane, lanes in their tenant, all that a statement changed at once. Lock order everywhere: lanes by id,
--- sessions by id, tasks, the tenant, the agent, the user. Whoever works for all users locks all lanes first, by user and
--- id, then the tenants by user. The triggers of a table differ in nothing but which rows came and which went.
+-- sessions by id, tasks, the tenant, the agent, the user. Who works for several users either waits for no lock at all, or
+-- takes all of one user before those of the next, by id. The triggers of a table differ in nothing but which rows came
+-- and which went.
 DO $make$
 DECLARE
   event record;

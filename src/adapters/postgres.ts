@@ -61,6 +61,24 @@ export function sqlState(error: unknown): string | undefined {
   return undefined;
 }
 
+/** Classes and codes of SQLSTATE that say nothing about the statement: connection lost, no resources, shut down, timed out. */
+const passingStates = /^(08|53|57P|57014|25P03|55P03)/;
+const connectionMessages = /^(Connection terminated|Client has encountered a connection error|Query read timeout)/;
+const connectionCodes = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENOTFOUND']);
+
+/** Whether Postgres was away or out of capacity, so that the same work may succeed later. */
+export function isPassingFault(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state !== undefined) {
+    return passingStates.test(state);
+  }
+  if (!(error instanceof Error)) {
+    return false;
+  }
+  const code = 'code' in error ? error.code : undefined;
+  return connectionMessages.test(error.message) || (typeof code === 'string' && connectionCodes.has(code));
+}
+
 /** A pool of connections whose transactions say at their start which user they act for. */
 export function createDatabase(options: DatabaseOptions): Database {
   const pool = new pg.Pool({

@@ -1,8 +1,10 @@
 import type { LanguageModel } from '../adapters/llm.ts';
 import type { Log } from '../adapters/log.ts';
+import { isPassingFault } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import { createOperation, type Operation, type OperationResources } from '../operation.ts';
+import type { Failure } from '../queue/retry.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { failAttempt, startAttempt } from '../services/attempt.ts';
 import { createProgress, type Progress } from './progress.ts';
@@ -81,21 +83,27 @@ async function endFailedRun(
     return;
   }
   const cause: unknown = deadline.aborted ? deadline.reason : error;
-  const failure =
-    cause instanceof DomainError
-      ? { code: cause.code, message: cause.message, retryAfter: cause.retryAfter }
-      : { code: 'INTERNAL' as const, message: 'The task failed on an unexpected fault.' };
-  if (cause instanceof DomainError) {
-    resources.log.warn({ ...ids, code: failure.code }, 'task attempt failed');
-  } else {
+  const failure = toFailure(cause);
+  if (failure.code === 'INTERNAL') {
     resources.log.error({ ...ids, err: cause }, 'task attempt failed unexpectedly');
+  } else {
+    resources.log.warn({ ...ids, code: failure.code }, 'task attempt failed');
   }
   try {
     await operation.write((write) => failAttempt(write, claim, failure));
   } catch (second) {
-    // The task stays with this worker; the next heartbeat or the end of the lease gives it another attempt.
+    // The task still stands as this worker's. Its next signs of life find it forgotten and give it another attempt.
     if (!(second instanceof StaleAttemptError)) {
       resources.log.error({ ...ids, err: second }, 'task failure could not be stored');
     }
   }
+}
+
+function toFailure(cause: unknown): Failure {
+  if (cause instanceof DomainError) {
+    return { code: cause.code, message: cause.message, retryAfter: cause.retryAfter };
+  }
+  return isPassingFault(cause)
+    ? { code: 'SERVICE_BUSY', message: 'The database was not there for a moment.' }
+    : { code: 'INTERNAL', message: 'The task failed on an unexpected fault.' };
 }

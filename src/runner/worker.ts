@@ -147,9 +147,14 @@ export async function startWorker(resources: RunResources, options: WorkerOption
       await settled(runs, abortTimeout);
       stopAborting();
       await stopHeartbeat();
-      const released = await retireWorker(database, id);
-      wakeWorkers(channel);
-      log.info({ workerId: id, released }, 'worker stopped claiming and handed back its tasks');
+      try {
+        const released = await retireWorker(database, id);
+        wakeWorkers(channel);
+        log.info({ workerId: id, released }, 'worker stopped claiming and handed back its tasks');
+      } catch (error) {
+        // Nobody is helped by a process that does not stop: the end of the lease gives its tasks to others.
+        log.error({ err: error, workerId: id }, 'worker stopped without handing back its tasks');
+      }
     },
   };
 }

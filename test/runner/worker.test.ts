@@ -40,8 +40,8 @@ const modelIsBusy = () => waitFor('the model to be asked', () => service.model.r
 
 describe('cancelling a task that runs', () => {
   it.each([
-    ['at once, by a signal over Redis', { redis: true, environment: { TASK_LEASE: '600000' } }],
-    ['by the next heartbeat, when the signal is lost', { redis: false, environment: { TASK_LEASE: '1000' } }],
+    ['at once, by a signal over Redis', { redis: true, separate: true, environment: { TASK_LEASE: '600000' } }],
+    ['by the next heartbeat, when the signal is lost', { separate: true, environment: { TASK_LEASE: '1000' } }],
   ])('ends the call of the model %s', async (_case, options) => {
     await start(options);
     service.model.setBehaviour({ hang: true });
@@ -81,7 +81,7 @@ describe('a running task', () => {
   });
 
   it('is started by a wake-up, not by polling', async () => {
-    await start({ redis: true, environment: { WORKER_POLL_INTERVAL: '86400000' } });
+    await start({ redis: true, separate: true, environment: { WORKER_POLL_INTERVAL: '86400000' } });
     expect(await reaches(await send('hello'), 'COMPLETED')).toMatchObject({ attempt: 1 });
   });
 });
