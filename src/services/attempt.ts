@@ -11,6 +11,8 @@ const setDeadline = statement<{ remaining: number }>(`
   UPDATE tasks SET deadline_at = coalesce(deadline_at, clock_timestamp() + make_interval(secs => $3::float8 / 1000))
   WHERE user_id = $1 AND id = $2
   RETURNING (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`);
+const sessionsOf = statement<{ taskId: string; sessionId: string | null }>(`
+  SELECT id AS "taskId", session_id AS "sessionId" FROM tasks WHERE user_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id`);
 const setProgress = statement(`UPDATE tasks SET progress = $3, progress_note = $4 WHERE user_id = $1 AND id = $2`);
 
 /**
@@ -97,8 +99,11 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
     code,
     willRetry: delay !== null,
   });
-  for (const taskId of ended.skipped) {
-    operation.emit({ type: 'task_skipped', sessionId: ended.sessionId, taskId });
+  if (ended.skipped.length > 0) {
+    // A dependant may stand in another session than the task that failed: its event belongs to its own.
+    for (const { taskId, sessionId } of await operation.query(sessionsOf, [operation.userId, ended.skipped])) {
+      operation.emit({ type: 'task_skipped', sessionId, taskId });
+    }
   }
 }
 

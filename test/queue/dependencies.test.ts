@@ -115,6 +115,23 @@ describe('a task with parents', () => {
     expect((await queue.task(grandchild)).state).toBe('SKIPPED');
   });
 
+  it('tells of its skipping in its own session, whichever its parent stood in', async () => {
+    const user = await queue.addUser();
+    const agent = await queue.addAgent(user);
+    const [sessionId, other] = [await queue.addSession(user), await queue.addSession(user)];
+    const parent = await queue.enqueue(user, agent, { sessionId });
+    const child = await queue.enqueue(user, agent, { sessionId: other, parentIds: [parent] });
+    const [claim] = await queue.claimAll(uuidv7(), 10);
+    await queue
+      .operation(user)
+      .write((write) => failAttempt(write, claim as Claim, { code: 'MODEL_REFUSED', message: 'no' }));
+    const events = await queue.database.owner(
+      `SELECT session_id FROM events WHERE user_id = $1 AND type = 'task_skipped' AND data ->> 'taskId' = $2`,
+      [user, child],
+    );
+    expect(events).toEqual([{ session_id: other }]);
+  });
+
   it('is skipped at once when one is gone', async () => {
     const graph = await enqueueGraph({ other: [] });
     const child = await queue.enqueue(graph.user, graph.agents[1], { parentIds: [uuidv7(), graph.ids.other] });
