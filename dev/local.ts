@@ -75,7 +75,14 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),
     LOG_LEVEL: 'warn',
-    ...(model === null ? {} : { MODEL_BASE_URL: model.url, MODEL_API_KEY: model.apiKey, MODEL_NAME: 'offline-1' }),
+    ...(model === null
+      ? {}
+      : {
+          MODEL_BASE_URL: model.url,
+          MODEL_API_KEY: model.apiKey,
+          MODEL_NAME: 'offline-1',
+          MODEL_EMBEDDING_NAME: 'offline-embedding-1',
+        }),
     ...options.environment,
   });
   const api = await startAll(config, createLog({ level: config.LOG_LEVEL }));

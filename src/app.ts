@@ -120,6 +120,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Channel
         baseUrl: config.MODEL_BASE_URL,
         apiKey: config.MODEL_API_KEY,
         defaultModel: config.MODEL_NAME,
+        defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
         connectTimeout: config.MODEL_CONNECT_TIMEOUT,
         idleTimeout: config.MODEL_IDLE_TIMEOUT,
       }),

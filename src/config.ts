@@ -17,6 +17,11 @@ const rules = z
     MODEL_BASE_URL: z.url().describe("Endpoint that speaks OpenAI's protocol, up to and with /v1."),
     MODEL_API_KEY: z.string().min(1).describe('Key for that endpoint.'),
     MODEL_NAME: z.string().min(1).describe('Model for agents that name none.'),
+    MODEL_EMBEDDING_NAME: z
+      .string()
+      .min(1)
+      .default('text-embedding-3-small')
+      .describe('Model that turns texts into vectors, at the same endpoint.'),
     TOKEN_ISSUER: z.string().min(1).describe('The `iss` that tokens must carry.'),
     TOKEN_AUDIENCE: z.string().min(1).default('retinue').describe('The `aud` that tokens must carry.'),
     TOKEN_JWKS_URL: z.url().optional().describe("The identity provider's key set. Give this or TOKEN_PUBLIC_KEY."),

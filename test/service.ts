@@ -120,6 +120,7 @@ export async function startTestService(
     MODEL_BASE_URL: model.url,
     MODEL_API_KEY: model.apiKey,
     MODEL_NAME: 'offline-1',
+    MODEL_EMBEDDING_NAME: 'offline-embedding-1',
     TOKEN_ISSUER: developmentIssuer,
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),

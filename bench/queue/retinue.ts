@@ -12,6 +12,8 @@ import { startWorker } from '../../src/runner/worker.ts';
 import { type Engine, type Job, lease } from './engine.ts';
 import { agents } from './population.ts';
 
+const noModel = () => Promise.reject(new Error('what is measured here calls no model'));
+
 const kind = 'NOOP';
 const log = createLog({ level: 'error' });
 
@@ -113,7 +115,7 @@ export const engine: Engine = {
     const worker = await startWorker(
       {
         ...resources,
-        model: { chat: () => Promise.reject(new Error('what is measured here calls no model')) },
+        model: { chat: noModel, embed: noModel },
         taskTimeout: 600_000,
       },
       {

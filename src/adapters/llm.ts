@@ -1,24 +1,47 @@
 import OpenAI from 'openai';
 import { DomainError } from '../errors.ts';
+import { type ChatAnswer, type Gathering, gatherAnswer, type ToolCall } from './llm-stream.ts';
 
-export interface ChatMessage {
-  role: 'system' | 'user' | 'assistant';
-  content: string;
+export type { ChatAnswer, ToolCall };
+
+export type ChatMessage =
+  | { role: 'system' | 'user'; content: string }
+  | { role: 'assistant'; content: string; toolCalls?: readonly ToolCall[] }
+  /** What a call of a tool gave, or why it gave nothing. */
+  | { role: 'tool'; callId: string; content: string };
+
+/** A tool as the model is told of it. */
+export interface ToolDescription {
+  name: string;
+  description: string;
+  /** JSON Schema of the arguments. */
+  argumentsSchema: Record<string, unknown>;
 }
 
 export interface ChatRequest {
   model: string | null;
   temperature: number | null;
-  messages: ChatMessage[];
+  messages: readonly ChatMessage[];
+  /** Tools that the model may call; several at once. */
+  tools?: readonly ToolDescription[];
+  /** The answer shall be JSON of this schema. The model may fail to keep to it: the caller checks. */
+  answerSchema?: { name: string; schema: Record<string, unknown> };
   /** Ends the call at once, also in the middle of the stream. */
   signal: AbortSignal;
 }
 
-export interface ChatAnswer {
-  content: string;
+export interface EmbeddingRequest {
+  model: string | null;
+  /** At most 2,048, none of them empty. */
+  texts: readonly string[];
+  signal: AbortSignal;
+}
+
+export interface Embeddings {
+  /** One for each text, in their order. */
+  vectors: number[][];
   model: string;
   promptTokens: number;
-  completionTokens: number;
 }
 
 /** Any endpoint that speaks OpenAI's protocol. */
@@ -28,20 +51,23 @@ export interface LanguageModel {
    * @throws DomainError MODEL_UNAVAILABLE, MODEL_RATE_LIMITED, MODEL_REFUSED; the signal's own reason when it fired
    */
   chat(request: ChatRequest, onText: (text: string) => void): Promise<ChatAnswer>;
+  /**
+   * Turns texts into vectors of one length.
+   * @throws DomainError MODEL_UNAVAILABLE, MODEL_RATE_LIMITED, MODEL_REFUSED; the signal's own reason when it fired
+   */
+  embed(request: EmbeddingRequest): Promise<Embeddings>;
 }
 
 export interface LanguageModelOptions {
   baseUrl: string;
   apiKey: string;
   defaultModel: string;
+  defaultEmbeddingModel: string;
   /** Longest wait for the first byte of an answer, in milliseconds. */
   connectTimeout: number;
   /** Longest silence in the middle of an answer, in milliseconds. */
   idleTimeout: number;
 }
-
-/** Most characters of one answer that are kept: a model that never stops must not fill memory. */
-const longestAnswer = 400_000;
 
 export function createLanguageModel(options: LanguageModelOptions): LanguageModel {
   const client = new OpenAI({
@@ -52,70 +78,90 @@ export function createLanguageModel(options: LanguageModelOptions): LanguageMode
     maxRetries: 0,
   });
   return {
-    chat: async (request, onText) => {
-      const silence = new AbortController();
-      const signal = AbortSignal.any([request.signal, silence.signal]);
-      try {
-        return await streamAnswer(client, options, request, signal, silence, onText);
-      } catch (error) {
-        if (request.signal.aborted) {
-          throw request.signal.reason;
-        }
-        throw toDomainError(error);
-      }
-    },
+    chat: (request, onText) =>
+      asDomainErrors(request.signal, async () => {
+        const silence = new AbortController();
+        const gathering = {
+          model: request.model ?? options.defaultModel,
+          idleTimeout: options.idleTimeout,
+          silence,
+          signal: AbortSignal.any([request.signal, silence.signal]),
+        };
+        return await askForStream(client, request, gathering, onText);
+      }),
+    embed: (request) => asDomainErrors(request.signal, () => embed(client, options, request)),
   };
 }
 
-async function streamAnswer(
+async function askForStream(
   client: OpenAI,
-  options: LanguageModelOptions,
   request: ChatRequest,
-  signal: AbortSignal,
-  silence: AbortController,
+  gathering: Gathering,
   onText: (text: string) => void,
 ): Promise<ChatAnswer> {
-  const model = request.model ?? options.defaultModel;
+  const { tools = [], answerSchema } = request;
   const stream = await client.chat.completions.create(
     {
-      model,
-      messages: request.messages,
+      model: gathering.model,
+      messages: request.messages.map(toWireMessage),
       stream: true,
       stream_options: { include_usage: true },
       ...(request.temperature === null ? {} : { temperature: request.temperature }),
+      ...(tools.length === 0 ? {} : { tools: tools.map(toWireTool) }),
+      ...(answerSchema === undefined
+        ? {}
+        : { response_format: { type: 'json_schema' as const, json_schema: { ...answerSchema, strict: true } } }),
     },
-    { signal },
+    { signal: gathering.signal },
   );
-  const answer: ChatAnswer = { content: '', model, promptTokens: 0, completionTokens: 0 };
-  let finished = false;
-  const timer = setTimeout(() => silence.abort(new Error('the model fell silent')), options.idleTimeout);
+  return await gatherAnswer(stream, gathering, onText);
+}
+
+async function embed(client: OpenAI, options: LanguageModelOptions, request: EmbeddingRequest): Promise<Embeddings> {
+  const model = request.model ?? options.defaultEmbeddingModel;
+  const answer = await client.embeddings.create(
+    { model, input: [...request.texts], encoding_format: 'float' },
+    { signal: request.signal },
+  );
+  const vectors = answer.data.toSorted((one, other) => one.index - other.index).map(({ embedding }) => embedding);
+  const length = vectors[0]?.length ?? 0;
+  if (vectors.length !== request.texts.length || vectors.some((vector) => vector.length !== length || length === 0)) {
+    throw new DomainError('MODEL_UNAVAILABLE', 'The model gave vectors of another number or length than asked for.');
+  }
+  return { vectors, model: answer.model || model, promptTokens: answer.usage?.prompt_tokens ?? 0 };
+}
+
+function toWireMessage(message: ChatMessage): OpenAI.ChatCompletionMessageParam {
+  if (message.role === 'tool') {
+    return { role: 'tool', tool_call_id: message.callId, content: message.content };
+  }
+  if (message.role === 'assistant' && message.toolCalls !== undefined && message.toolCalls.length > 0) {
+    return {
+      role: 'assistant',
+      content: message.content,
+      tool_calls: message.toolCalls.map(({ id, name, arguments: given }) => ({
+        id,
+        type: 'function',
+        function: { name, arguments: given },
+      })),
+    };
+  }
+  return { role: message.role, content: message.content };
+}
+
+function toWireTool({ name, description, argumentsSchema }: ToolDescription): OpenAI.ChatCompletionTool {
+  return { type: 'function', function: { name, description, parameters: argumentsSchema } };
+}
+
+async function asDomainErrors<Result>(caller: AbortSignal, work: () => Promise<Result>): Promise<Result> {
   try {
-    for await (const chunk of stream) {
-      timer.refresh();
-      const choice = chunk.choices[0];
-      const text = choice?.delta.content ?? '';
-      if (text !== '') {
-        answer.content += text;
-        onText(text);
-      }
-      finished ||= typeof choice?.finish_reason === 'string';
-      answer.model = chunk.model || answer.model;
-      answer.promptTokens = chunk.usage?.prompt_tokens ?? answer.promptTokens;
-      answer.completionTokens = chunk.usage?.completion_tokens ?? answer.completionTokens;
-      if (answer.content.length > longestAnswer) {
-        break;
-      }
+    return await work();
+  } catch (error) {
+    if (caller.aborted) {
+      throw caller.reason;
     }
-  } finally {
-    clearTimeout(timer);
+    throw toDomainError(error);
   }
-  if (signal.aborted) {
-    throw signal.reason;
-  }
-  if (!finished && answer.content.length <= longestAnswer) {
-    throw new DomainError('MODEL_UNAVAILABLE', 'The model ended its answer in the middle.');
-  }
-  return answer;
 }
 
 /** The provider's own message may quote the prompt, so that only its kind reaches the caller. */

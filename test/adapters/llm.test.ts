@@ -1,6 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type OfflineModel, startOfflineModel } from '../../dev/offline-model/server.ts';
-import { createLanguageModel, type LanguageModel } from '../../src/adapters/llm.ts';
+import { type ChatRequest, createLanguageModel, type LanguageModel } from '../../src/adapters/llm.ts';
 import { DomainError } from '../../src/errors.ts';
 
 let server: OfflineModel;
@@ -16,19 +16,26 @@ function connect(settings: Partial<Parameters<typeof createLanguageModel>[0]> = 
     baseUrl: server.url,
     apiKey: server.apiKey,
     defaultModel: 'offline-1',
+    defaultEmbeddingModel: 'offline-embedding-1',
     connectTimeout: 2_000,
     idleTimeout: 2_000,
     ...settings,
   });
 }
 
-function ask(model: LanguageModel, onText: (text: string) => void = () => undefined, signal?: AbortSignal) {
+function ask(
+  model: LanguageModel,
+  onText: (text: string) => void = () => undefined,
+  signal?: AbortSignal,
+  more: Partial<ChatRequest> = {},
+) {
   return model.chat(
     {
       model: null,
       temperature: null,
       messages: [{ role: 'user', content: 'Say something.' }],
       signal: signal ?? new AbortController().signal,
+      ...more,
     },
     onText,
   );
@@ -82,6 +89,56 @@ describe('the language model', () => {
     const before = server.requests().failed;
     await failureOf(ask(connect()));
     expect(server.requests().failed - before).toBe(1);
+  });
+
+  it('gathers the calls of tools that come in pieces, several in one answer', async () => {
+    const calls = [
+      { name: 'add', arguments: { left: 1, right: 2 } },
+      { name: 'now', arguments: {} },
+    ];
+    server.setScript([{ match: '', reply: calls }]);
+    const answer = await ask(connect(), undefined, undefined, {
+      tools: [
+        { name: 'add', description: 'Adds.', argumentsSchema: { type: 'object' } },
+        { name: 'now', description: 'Tells the time.', argumentsSchema: { type: 'object' } },
+      ],
+    });
+    expect(answer.toolCalls.map((call) => ({ name: call.name, arguments: JSON.parse(call.arguments) }))).toEqual(calls);
+    expect(new Set(answer.toolCalls.map(({ id }) => id)).size).toBe(2);
+  });
+
+  it('tells the model what its calls gave', async () => {
+    const answer = await ask(connect(), undefined, undefined, {
+      messages: [
+        { role: 'user', content: 'How much is 1 + 2?' },
+        { role: 'assistant', content: '', toolCalls: [{ id: 'one', name: 'add', arguments: '{"left":1,"right":2}' }] },
+        { role: 'tool', callId: 'one', content: 'The sum is three hundred.' },
+      ],
+    });
+    expect(answer.content).toContain('three hundred');
+  });
+
+  it('answers by a schema where one is asked for', async () => {
+    const schema = { type: 'object', properties: { title: { type: 'string' } }, required: ['title'] };
+    const answer = await ask(connect(), undefined, undefined, { answerSchema: { name: 'titled', schema } });
+    expect(JSON.parse(answer.content)).toEqual({ title: expect.any(String) });
+  });
+
+  it('turns texts into vectors, in the order of the texts', async () => {
+    const model = connect();
+    const embed = (texts: string[]) => model.embed({ model: null, texts, signal: new AbortController().signal });
+    const { vectors, promptTokens } = await embed(['a cat', 'a dog']);
+    expect(vectors).toEqual([(await embed(['a cat'])).vectors[0], (await embed(['a dog'])).vectors[0]]);
+    expect(vectors[0]).not.toEqual(vectors[1]);
+    expect(promptTokens).toBeGreaterThan(0);
+  });
+
+  it('says with a code that embeddings failed', async () => {
+    server.setBehaviour({ failNext: { status: 429, count: 1, retryAfterSeconds: 3 } });
+    const failure = await failureOf(
+      connect().embed({ model: null, texts: ['a cat'], signal: new AbortController().signal }),
+    );
+    expect(failure).toMatchObject({ code: 'MODEL_RATE_LIMITED', retryAfter: 3 });
   });
 
   it('ends the call with the reason of the signal, also at the provider', async () => {

@@ -121,7 +121,7 @@ describe('a task with parents', () => {
     const [sessionId, other] = [await queue.addSession(user), await queue.addSession(user)];
     const parent = await queue.enqueue(user, agent, { sessionId });
     const child = await queue.enqueue(user, agent, { sessionId: other, parentIds: [parent] });
-    const [claim] = await queue.claimAll(uuidv7(), 10);
+    const claim = (await queue.claimAll(uuidv7(), 10)).find(({ taskId }) => taskId === parent);
     await queue
       .operation(user)
       .write((write) => failAttempt(write, claim as Claim, { code: 'MODEL_REFUSED', message: 'no' }));

@@ -9,6 +9,8 @@ import { type RunResources, runTask } from '../../src/runner/run-task.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
 import { auditCounts } from './audit.ts';
 
+const noModel = () => Promise.reject(new Error('no model is to be asked'));
+
 let queue: TestQueue;
 const lease = 10_000;
 
@@ -133,7 +135,7 @@ describe('rescue', () => {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       taskTimeout: 60_000,
-      model: { chat: () => Promise.reject(new Error('no model is to be asked')) },
+      model: { chat: noModel, embed: noModel },
     };
     await runTask(
       resources,

@@ -10,6 +10,8 @@ import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { waitFor } from '../service.ts';
 
+const noModel = () => Promise.reject(new Error('no model is to be asked'));
+
 let queue: TestQueue;
 let worker: Worker | undefined;
 
@@ -29,7 +31,7 @@ async function work(handler: TaskHandler): Promise<Worker> {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       taskTimeout: 60_000,
-      model: { chat: () => Promise.reject(new Error('no model is to be asked')) },
+      model: { chat: noModel, embed: noModel },
     },
     { handlers: { AGENT_RUN: handler }, slots: 5, pollInterval: 86_400_000, lease: 1_000, stopTimeout: 100 },
   );

@@ -24,6 +24,7 @@ const model = createLanguageModel({
   baseUrl: 'http://127.0.0.1:9/v1',
   apiKey: 'none',
   defaultModel: 'none',
+  defaultEmbeddingModel: 'none',
   connectTimeout: 1_000,
   idleTimeout: 1_000,
 });
