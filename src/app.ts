@@ -113,17 +113,18 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Channel
     started.defer(() => channel.close());
   }
   const resources = { database, channel, clock: systemClock(), log };
+  const model = createLanguageModel({
+    baseUrl: config.MODEL_BASE_URL,
+    apiKey: config.MODEL_API_KEY,
+    defaultModel: config.MODEL_NAME,
+    defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
+    connectTimeout: config.MODEL_CONNECT_TIMEOUT,
+    idleTimeout: config.MODEL_IDLE_TIMEOUT,
+  });
   const worker = await startWorker(
     {
       ...resources,
-      model: createLanguageModel({
-        baseUrl: config.MODEL_BASE_URL,
-        apiKey: config.MODEL_API_KEY,
-        defaultModel: config.MODEL_NAME,
-        defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
-        connectTimeout: config.MODEL_CONNECT_TIMEOUT,
-        idleTimeout: config.MODEL_IDLE_TIMEOUT,
-      }),
+      modelFor: () => model,
       taskTimeout: config.TASK_TIMEOUT,
     },
     {

@@ -28,7 +28,7 @@ const floors = [
   ['services'],
   ['queue', 'auth'],
   ['operation'],
-  ['outbox'],
+  ['outbox', 'governor'],
   ['adapters'],
   ['generated'],
   ['config', 'errors'],

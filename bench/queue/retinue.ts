@@ -115,7 +115,7 @@ export const engine: Engine = {
     const worker = await startWorker(
       {
         ...resources,
-        model: { chat: noModel, embed: noModel },
+        modelFor: () => ({ chat: noModel, embed: noModel }),
         taskTimeout: 600_000,
       },
       {

@@ -3,17 +3,25 @@ import type { Log } from '../adapters/log.ts';
 import { isPassingFault } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
+import type { ModelFor } from '../governor/caller.ts';
 import { createOperation, type Operation, type OperationResources } from '../operation.ts';
 import type { Failure } from '../queue/retry.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { failAttempt, startAttempt } from '../services/attempt.ts';
 import { createProgress, type Progress } from './progress.ts';
 
+/** What a handler may use. */
 export interface RunResources extends OperationResources {
+  /** Bound to the task's user and to the priority of its kind. */
   model: LanguageModel;
   log: Log;
   /** How long a task may run over all its attempts, in milliseconds. */
   taskTimeout: number;
+}
+
+/** What a worker shares between the runs of all users. */
+export interface WorkerResources extends Omit<RunResources, 'model'> {
+  modelFor: ModelFor;
 }
 
 /** One attempt at a task, as its handler sees it. */

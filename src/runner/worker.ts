@@ -3,11 +3,13 @@ import { type Attempt, beat, claimTasks, putBackTasks, retireWorker } from '../q
 import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
 import { startLoop } from './loop.ts';
-import { RunAbandonedError, type RunResources, runTask, type TaskHandler } from './run-task.ts';
+import { RunAbandonedError, runTask, type TaskHandler, type WorkerResources } from './run-task.ts';
 
 export interface WorkerOptions {
   /** What this worker can do, by kind of task. It claims no others. */
   handlers: Readonly<Record<string, TaskHandler>>;
+  /** Kinds for which nobody waits: their model calls go behind those of all others. */
+  backgroundKinds?: readonly string[];
   /** Most tasks that this process runs at once. */
   slots: number;
   /** How often to look for work when no wake-up arrives, in milliseconds. */
@@ -38,7 +40,7 @@ interface Run {
 }
 
 /** Starts a worker: it claims tasks of all users in fair order and runs each as its own user. */
-export async function startWorker(resources: RunResources, options: WorkerOptions): Promise<Worker> {
+export async function startWorker(resources: WorkerResources, options: WorkerOptions): Promise<Worker> {
   const id = uuidv7();
   const { database, channel, log } = resources;
   const kinds = Object.keys(options.handlers);
@@ -51,7 +53,9 @@ export async function startWorker(resources: RunResources, options: WorkerOption
       throw new Error(`claimed a task of kind ${claim.kind}, which has no handler`);
     }
     const abandon = new AbortController();
-    const done = runTask(resources, handler, claim, abandon.signal).finally(() => {
+    const priority = options.backgroundKinds?.includes(claim.kind) === true ? 'BACKGROUND' : 'INTERACTIVE';
+    const model = resources.modelFor({ userId: claim.userId, priority });
+    const done = runTask({ ...resources, model }, handler, claim, abandon.signal).finally(() => {
       runs.delete(run);
       claimMore();
     });

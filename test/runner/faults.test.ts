@@ -31,7 +31,7 @@ async function work(handler: TaskHandler): Promise<Worker> {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       taskTimeout: 60_000,
-      model: { chat: noModel, embed: noModel },
+      modelFor: () => ({ chat: noModel, embed: noModel }),
     },
     { handlers: { AGENT_RUN: handler }, slots: 5, pollInterval: 86_400_000, lease: 1_000, stopTimeout: 100 },
   );

@@ -31,7 +31,7 @@ const model = createLanguageModel({
 
 async function work(handlers: Record<string, TaskHandler>): Promise<void> {
   worker = await startWorker(
-    { ...queue.resources, log: createLog({ level: 'silent' }), model, taskTimeout: 60_000 },
+    { ...queue.resources, log: createLog({ level: 'silent' }), modelFor: () => model, taskTimeout: 60_000 },
     { handlers, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },
   );
 }
