@@ -12,7 +12,10 @@ export interface GeneratedClient {
   documentMode: 'string' | 'documentNode';
 }
 
-const clients: GeneratedClient[] = [{ folder: 'examples/graphql-sse', documentMode: 'string' }];
+const clients: GeneratedClient[] = [
+  { folder: 'examples/graphql-sse', documentMode: 'string' },
+  { folder: 'examples/react', documentMode: 'documentNode' },
+];
 
 /**
  * Types for the documents of a client, by the client preset of GraphQL Code Generator: contents by file path.

@@ -1,30 +1,23 @@
 import { mkdir } from 'node:fs/promises';
-import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createDevelopmentKey, signDevelopmentToken } from '../../dev/identity.ts';
 import { createTestUser, startTestService, type TestService, type TestUser } from '../service.ts';
-
-const found = inject('chromium');
-const missing = 'missing' in found ? found.missing : null;
+import { launchBrowser, missingBrowser, openPage } from './browser.ts';
 
 // Set to make the picture of the documentation anew.
 const updatesScreenshot = process.env['UPDATE_SCREENSHOT'] === 'true';
 
 // Outside CI a machine without Chromium may go without these tests; the set-up has said why in a line.
-describe.skipIf(missing !== null && process.env['CI'] !== 'true')('GraphiQL in a browser', () => {
+describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true')('GraphiQL in a browser', () => {
   let service: TestService;
   let alice: TestUser;
   let browser: Browser;
-  let context: BrowserContext;
   let page: Page;
-  /** What the page asked for, and what went wrong in it. */
   let requests: URL[];
   let faults: string[];
 
   beforeAll(async () => {
-    if (!('path' in found)) {
-      throw new Error(found.missing);
-    }
     const key = await createDevelopmentKey();
     service = await startTestService({
       environment: {
@@ -36,16 +29,7 @@ describe.skipIf(missing !== null && process.env['CI'] !== 'true')('GraphiQL in a
       },
     });
     alice = createTestUser(service.api.url, 'alice', service.config.GRAPHIQL_TOKEN ?? '');
-    browser = await chromium.launch({
-      executablePath: found.path,
-      args: [
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-      ],
-    });
+    browser = await launchBrowser();
   });
   afterAll(async () => {
     await browser?.close();
@@ -53,20 +37,10 @@ describe.skipIf(missing !== null && process.env['CI'] !== 'true')('GraphiQL in a
   });
 
   beforeEach(async () => {
-    requests = [];
-    faults = [];
-    context = await browser.newContext({ viewport: { width: 1280, height: 720 } });
-    page = await context.newPage();
-    page.setDefaultTimeout(20_000);
-    page.on('request', (request) => requests.push(new URL(request.url())));
-    page.on('response', (response) => {
-      if (response.status() >= 400) {
-        faults.push(`${response.status()} ${response.url()}`);
-      }
-    });
-    page.on('pageerror', (error) => faults.push(String(error)));
+    const opened = await openPage(browser);
+    ({ page, requests, faults } = opened);
     await page.goto(service.api.url);
-    return () => context.close();
+    return () => opened.context.close();
   });
 
   const run = (): Promise<void> => page.click('.graphiql-execute-button');

@@ -1,0 +1,113 @@
+import type { Event } from './follow.ts';
+import type { AgentStatus, LineFragment, TaskState, WorkFragment } from './generated/graphql.ts';
+
+/** What is known of all conversations: what was loaded, and what events have told since. */
+export interface Conversations {
+  lines: Readonly<Record<string, LineFragment>>;
+  tasks: Readonly<Record<string, WorkFragment>>;
+  /** Answers that are being written, by the id that their message will have. */
+  pieces: Readonly<Record<string, { taskId: string; text: string }>>;
+  statuses: Readonly<Record<string, AgentStatus>>;
+  /** Grows when events were lost, and what is shown must be loaded anew. */
+  losses: number;
+}
+
+export const nothingYet: Conversations = { lines: {}, tasks: {}, pieces: {}, statuses: {}, losses: 0 };
+
+export type News =
+  | { kind: 'event'; event: Event }
+  /** Answers of queries and mutations; they may be older or newer than the events. */
+  | { kind: 'loaded'; lines: readonly LineFragment[]; tasks: readonly WorkFragment[] };
+
+/** A message as it is shown. */
+export interface ShownMessage {
+  id: string;
+  author: string;
+  isOwn: boolean;
+  text: string;
+  isBeingWritten: boolean;
+}
+
+const ended: ReadonlySet<TaskState> = new Set<TaskState>(['COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED']);
+
+export function isOver(task: WorkFragment): boolean {
+  return ended.has(task.state);
+}
+
+/** The state after some news. News that come twice change nothing. */
+export function hear(state: Conversations, news: News): Conversations {
+  if (news.kind === 'loaded') {
+    const withLines = news.lines.reduce(addLine, state);
+    return news.tasks.reduce(addTask, withLines);
+  }
+  const { event } = news;
+  switch (event.__typename) {
+    case 'MessageDelta':
+      return addPiece(state, event);
+    case 'MessageCreated':
+      return event.message === null ? state : addLine(state, event.message);
+    case 'AgentStatusChanged':
+      return event.agent === null
+        ? state
+        : { ...state, statuses: { ...state.statuses, [event.agent.id]: event.status } };
+    case 'HistoryLost':
+      return { ...state, losses: state.losses + 1 };
+    default:
+      return 'task' in event && event.task !== null ? addTask(state, event.task) : state;
+  }
+}
+
+function addLine(state: Conversations, line: LineFragment): Conversations {
+  const { [line.id]: _written, ...pieces } = state.pieces;
+  return { ...state, lines: { ...state.lines, [line.id]: line }, pieces };
+}
+
+function addTask(state: Conversations, task: WorkFragment): Conversations {
+  const known = state.tasks[task.id];
+  // An answer that was under way when an event overtook it must not bring an ended task back to life.
+  return known !== undefined && isOver(known) && !isOver(task)
+    ? state
+    : { ...state, tasks: { ...state.tasks, [task.id]: task } };
+}
+
+/** A piece that does not continue what is known, because some were missed, waits for the whole message. */
+function addPiece(
+  state: Conversations,
+  { messageId, taskId, offset, text }: { messageId: string; taskId: string; offset: number; text: string },
+): Conversations {
+  const before = state.pieces[messageId]?.text ?? '';
+  if (messageId in state.lines || (offset !== 0 && offset !== before.length)) {
+    return state;
+  }
+  const whole = offset === 0 ? text : before + text;
+  return { ...state, pieces: { ...state.pieces, [messageId]: { taskId, text: whole } } };
+}
+
+/** The messages of a session in their order, with the answers that are being written at the end. */
+export function messagesOf(state: Conversations, sessionId: string): ShownMessage[] {
+  const stored = Object.values(state.lines)
+    .filter((line) => line.session?.id === sessionId)
+    .toSorted((one, other) => one.position - other.position)
+    .map((line) => ({
+      id: line.id,
+      author: line.role === 'USER' ? 'You' : (line.agent?.name ?? 'Your team'),
+      isOwn: line.role === 'USER',
+      text: line.content,
+      isBeingWritten: false,
+    }));
+  const written = tasksOf(state, sessionId)
+    .filter((task) => !isOver(task) && !(task.answerId in state.lines))
+    .map((task) => ({
+      id: task.answerId,
+      author: task.agent?.name ?? 'Your team',
+      isOwn: false,
+      text: state.pieces[task.answerId]?.text ?? '',
+      isBeingWritten: true,
+    }));
+  return [...stored, ...written];
+}
+
+/** The tasks of a session in the order in which they became known. */
+export function tasksOf(state: Conversations, sessionId: string): WorkFragment[] {
+  return Object.values(state.tasks).filter((task) => task.session?.id === sessionId);
+}

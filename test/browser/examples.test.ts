@@ -1,0 +1,178 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Browser, Page } from 'playwright-core';
+import { build, type PreviewServer, preview } from 'vite';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { createLog } from '../../src/adapters/log.ts';
+import { type RunningApi, startAll } from '../../src/app.ts';
+import { type Gate, openGate } from '../examples/gate.ts';
+import { startTestService, type TestService, type TestUser } from '../service.ts';
+import { launchBrowser, missingBrowser, openPage } from './browser.ts';
+
+// Set to make the pictures of the documentation anew.
+const updatesScreenshot = process.env['UPDATE_SCREENSHOT'] === 'true';
+
+const words = Array.from({ length: 40 }, (_, place) => `word${place}`);
+const reply = words.join(' ');
+
+/** The folder of an example, built as `npx vite build` does, on an address of its own. */
+async function serveBuilt(name: string, outDir: string): Promise<PreviewServer> {
+  const root = join('examples', name);
+  await build({ root, logLevel: 'error', build: { outDir, emptyOutDir: true } });
+  return preview({ root, logLevel: 'error', build: { outDir }, preview: { port: 0, host: '127.0.0.1' } });
+}
+
+describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(['urql', 'apollo'])(
+  'the %s example in a browser',
+  (name) => {
+    let outDir: string;
+    let site: PreviewServer;
+    let service: TestService;
+    let running: RunningApi;
+    let gate: Gate;
+    let browser: Browser;
+    let alice: TestUser;
+    let page: Page;
+    let faults: string[];
+
+    beforeAll(async () => {
+      outDir = await mkdtemp(join(tmpdir(), 'retinue-example-'));
+      site = await serveBuilt(name, outDir);
+      browser = await launchBrowser();
+      // The test's own API and worker, to be stopped and started again.
+      service = await startTestService({ worker: false, environment: { SHUTDOWN_TIMEOUT: '300' } });
+      running = await startAll(service.config, createLog({ level: 'silent' }));
+      gate = await openGate(() => Number(new URL(running.url).port));
+    });
+    afterAll(async () => {
+      await browser?.close();
+      await site?.close();
+      await gate?.close();
+      await running?.stop();
+      await service?.stop();
+      await rm(outDir, { recursive: true, force: true });
+    });
+
+    beforeEach(async ({ task }) => {
+      alice = await service.user(`alice of ${task.id}`);
+      const opened = await openPage(browser);
+      ({ page, faults } = opened);
+      await page.goto(site.resolvedUrls?.local[0] ?? '');
+      return () => opened.context.close();
+    });
+    afterEach(() => service.model.reset());
+
+    const signIn = async (token: string): Promise<void> => {
+      await page.getByLabel('Address of the service').fill(`http://127.0.0.1:${gate.port}/graphql`);
+      await page.getByLabel('Token').fill(token);
+      await page.getByRole('button', { name: 'Sign in' }).click();
+    };
+    const send = async (content: string): Promise<void> => {
+      await page.getByLabel('Message', { exact: true }).fill(content);
+      await page.getByRole('button', { name: 'Send' }).click();
+    };
+    const live = (): Promise<void> => page.getByText('Live', { exact: true }).waitFor();
+    const answer = () => page.getByRole('article').last().getByRole('paragraph');
+    const see = (text: string): Promise<void> => answer().filter({ hasText: text }).waitFor();
+
+    it('shows the team, streams an answer and lists the conversation', async () => {
+      service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 30 }]);
+      await signIn(alice.token);
+      await live();
+      const team = page.getByRole('region', { name: 'Team' });
+      await team.getByText('Researcher').waitFor();
+      await send('Say words');
+      await see('word5');
+      expect(await answer().innerText()).not.toContain(words.at(-1));
+      await team.getByText('busy').waitFor();
+      await page.getByRole('region', { name: 'Work' }).getByText('done').waitFor();
+      expect(await answer().innerText()).toBe(reply);
+      await page.getByRole('button', { name: 'Say words' }).waitFor();
+      expect(faults).toEqual([]);
+    });
+
+    it('shows a conversation again that was held elsewhere, and what is added to it there', async () => {
+      const { data } = await alice.ask(`mutation { createSession(input: { title: "Elsewhere" }) { session { id } } }`);
+      const sessionId = data.createSession.session.id;
+      const team = await alice.ask('{ agents(first: 1) { edges { node { id } } } }');
+      const write = (content: string) =>
+        alice.ask(`mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }`, {
+          input: { sessionId, targetAgentId: team.data.agents.edges[0].node.id, content },
+        });
+      service.model.setScript([
+        { match: 'One', reply: 'first answer' },
+        { match: 'Two', reply: 'second answer' },
+      ]);
+      await write('One');
+      await signIn(alice.token);
+      await page.getByRole('button', { name: 'Elsewhere' }).click();
+      await see('first answer');
+      await write('Two');
+      await see('second answer');
+      expect(await page.getByRole('article').count()).toBe(4);
+      expect(faults).toEqual([]);
+    });
+
+    it.each([
+      ['the connection is cut', async () => gate.cut()],
+      [
+        'the service is restarted',
+        async () => {
+          await running.stop();
+          running = await startAll(service.config, createLog({ level: 'silent' }));
+        },
+      ],
+    ])('shows the answer once and whole when in its middle %s', async (_case, disturb) => {
+      service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 60, times: 2 }]);
+      await signIn(alice.token);
+      await live();
+      await send('Say words');
+      await see('word5');
+      await disturb();
+      await page.getByText('Connection lost, coming back').waitFor();
+      await live();
+      await page.getByRole('region', { name: 'Work' }).getByText('done').waitFor();
+      await see('word39');
+      expect(await answer().innerText()).toBe(reply);
+      expect(await page.getByRole('article').count()).toBe(2);
+    });
+
+    it('can stop a task', async () => {
+      service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 500 }]);
+      await signIn(alice.token);
+      await live();
+      await send('Say words');
+      await page.getByRole('button', { name: 'Cancel' }).click();
+      await page.getByRole('region', { name: 'Work' }).getByText('cancelled').waitFor();
+      expect(faults).toEqual([]);
+    });
+
+    it('says so, and does not try again, when the token is refused', async () => {
+      await signIn('nonsense');
+      await page.getByText(/^Refused/).waitFor();
+      expect(faults).toEqual([expect.stringMatching(/^401 /)]);
+    });
+
+    if (updatesScreenshot) {
+      it('has its picture taken', async () => {
+        const question = 'Which plants can live in a dark corridor?';
+        service.model.setScript([
+          {
+            match: question,
+            reply:
+              'Three that ask for little light: cast-iron plant, snake plant and devil’s ivy. Water them when the soil has ' +
+              'dried, and turn them now and then.',
+            tokenDelayMs: 150,
+          },
+        ]);
+        await signIn(alice.token);
+        await live();
+        await send(question);
+        await see('devil');
+        await mkdir('docs/images', { recursive: true });
+        await page.screenshot({ path: `docs/images/example-${name}.png` });
+      });
+    }
+  },
+);
