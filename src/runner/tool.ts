@@ -32,3 +32,15 @@ export interface ExecutableTool extends ToolDescription {
 
 /** Finds the tools of the task's agent, in no transaction of the caller's. None of them is another user's. */
 export type LoadTools = (run: TaskRun) => Promise<ExecutableTool[]>;
+
+/**
+ * Thrown by a call whose result comes from elsewhere later, such as another agent's task. The run ends its attempt as
+ * WAITING, which holds no slot; what brings the result queues the task again. The same call is then made once more with
+ * the same key and gives the result, or is pending again: a task may be queued again for another reason.
+ */
+export class ToolResultPendingError extends Error {
+  constructor() {
+    super('the result of the tool comes later');
+    this.name = 'ToolResultPendingError';
+  }
+}
