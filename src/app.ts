@@ -1,15 +1,17 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { systemClock } from './adapters/clock.ts';
-import { createLanguageModel } from './adapters/llm.ts';
+import { createLanguageModel, createModelProbe } from './adapters/llm.ts';
 import type { Log } from './adapters/log.ts';
+import type { Metrics, PoolName } from './adapters/metrics.ts';
+import { observeModel } from './adapters/observed-model.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
-import { type Channel, createChannel } from './adapters/redis.ts';
 import { assertConfinedRole } from './adapters/role.ts';
 import { createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
 import { createHttpServer } from './http.ts';
 import { createOperation } from './operation.ts';
+import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
 import { createSchema } from './resolvers/schema.ts';
 import { runAgent } from './runner/run-agent.ts';
 import { startUpkeep } from './runner/upkeep.ts';
@@ -18,6 +20,8 @@ import { signInUser } from './services/user.ts';
 
 /** A running part of the service. */
 export interface Running {
+  /** Address of metrics and health; null when METRICS_PORT is not set. */
+  monitorUrl: string | null;
   /** Stops taking work, lets what runs finish within its time limit, and closes everything in reverse order. */
   stop(): Promise<void>;
 }
@@ -33,28 +37,29 @@ export interface RunningApi extends Running {
  */
 export async function startAll(config: Config, log: Log): Promise<RunningApi> {
   await using started = new AsyncDisposableStack();
-  const channel = createChannel({ url: config.REDIS_URL ?? null, log });
-  started.defer(() => channel.close());
-  const worker = await startTaskWorker(config, log, channel);
+  const parts = await startParts(config, config.DATABASE_URL, log);
+  started.defer(() => parts.close());
+  const worker = await startTaskWorker(config, log, parts);
   started.defer(() => worker.stop());
-  const api = await startApi(config, log, channel);
+  const api = await startApi(config, log, parts);
   started.defer(() => api.stop());
   const all = started.move();
-  return { url: api.url, stop: () => all.disposeAsync() };
+  return { url: api.url, monitorUrl: parts.monitorUrl, stop: () => all.disposeAsync() };
 }
 
 /**
- * Builds the API process and starts to listen. A channel that is handed in stays the caller's to close.
+ * Builds the API process and starts to listen. Parts that are handed in stay the caller's to close.
  * @throws Error when a role could bypass row-level security
  */
-export async function startApi(config: Config, log: Log, shared?: Channel): Promise<RunningApi> {
+export async function startApi(config: Config, log: Log, shared?: ProcessParts): Promise<RunningApi> {
   await using started = new AsyncDisposableStack();
-  const database = await openDatabase(config, config.DATABASE_URL, 'app_user', log);
-  started.defer(() => database.close());
-  const channel = shared ?? createChannel({ url: config.REDIS_URL ?? null, log });
+  const parts = shared ?? (await startParts(config, config.DATABASE_URL, log));
   if (shared === undefined) {
-    started.defer(() => channel.close());
+    started.defer(() => parts.close());
   }
+  const { channel, metrics } = parts;
+  const database = await openDatabase(config, 'api', log, metrics);
+  started.defer(() => database.close());
   const resources = { database, channel, clock: systemClock() };
   const openOperation = (userId: string) => createOperation(resources, userId);
   const stopping = new AbortController();
@@ -73,9 +78,10 @@ export async function startApi(config: Config, log: Log, shared?: Channel): Prom
     openOperation,
     live: { channel, heartbeatInterval: config.HEARTBEAT_INTERVAL },
     log,
+    metrics,
     trustProxy: config.TRUST_PROXY,
     graphiql: config.GRAPHIQL ? { token: config.GRAPHIQL_TOKEN ?? null } : null,
-    readiness: () => readiness(database, channel, stopping.signal),
+    health: parts.health,
     stopping: stopping.signal,
   });
   server.listen(config.PORT, config.HOST);
@@ -85,8 +91,10 @@ export async function startApi(config: Config, log: Log, shared?: Channel): Prom
 
   const all = started.move();
   return {
-    url: `http://${config.HOST.includes(':') ? `[${config.HOST}]` : config.HOST}:${port}/graphql`,
+    url: `${httpUrl(config.HOST, port)}/graphql`,
+    monitorUrl: parts.monitorUrl,
     stop: async () => {
+      parts.beginStop();
       const closed = once(server, 'close');
       server.close();
       stopping.abort();
@@ -101,26 +109,30 @@ export async function startApi(config: Config, log: Log, shared?: Channel): Prom
 }
 
 /**
- * Builds the worker process and starts to claim tasks. A channel that is handed in stays the caller's to close.
+ * Builds the worker process and starts to claim tasks. Parts that are handed in stay the caller's to close.
  * @throws Error when a role could bypass row-level security
  */
-export async function startTaskWorker(config: Config, log: Log, shared?: Channel): Promise<Running> {
+export async function startTaskWorker(config: Config, log: Log, shared?: ProcessParts): Promise<Running> {
   await using started = new AsyncDisposableStack();
-  const database = await openDatabase(config, config.WORKER_DATABASE_URL, 'app_worker', log);
-  started.defer(() => database.close());
-  const channel = shared ?? createChannel({ url: config.REDIS_URL ?? null, log });
+  const parts = shared ?? (await startParts(config, config.WORKER_DATABASE_URL, log));
   if (shared === undefined) {
-    started.defer(() => channel.close());
+    started.defer(() => parts.close());
   }
-  const resources = { database, channel, clock: systemClock(), log };
-  const model = createLanguageModel({
-    baseUrl: config.MODEL_BASE_URL,
-    apiKey: config.MODEL_API_KEY,
-    defaultModel: config.MODEL_NAME,
-    defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
-    connectTimeout: config.MODEL_CONNECT_TIMEOUT,
-    idleTimeout: config.MODEL_IDLE_TIMEOUT,
-  });
+  const { channel, metrics } = parts;
+  const database = await openDatabase(config, 'worker', log, metrics);
+  started.defer(() => database.close());
+  const resources = { database, channel, clock: systemClock(), log, metrics };
+  const model = observeModel(
+    createLanguageModel({
+      baseUrl: config.MODEL_BASE_URL,
+      apiKey: config.MODEL_API_KEY,
+      defaultModel: config.MODEL_NAME,
+      defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
+      connectTimeout: config.MODEL_CONNECT_TIMEOUT,
+      idleTimeout: config.MODEL_IDLE_TIMEOUT,
+    }),
+    metrics,
+  );
   const worker = await startWorker(
     {
       ...resources,
@@ -146,7 +158,9 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Channel
   });
   const all = started.move();
   return {
+    monitorUrl: parts.monitorUrl,
     stop: async () => {
+      parts.beginStop();
       await stopUpkeep();
       await worker.stop();
       await all.disposeAsync();
@@ -155,15 +169,34 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Channel
   };
 }
 
-async function openDatabase(config: Config, url: string, role: string, log: Log): Promise<Database> {
+function startParts(config: Config, databaseUrl: string, log: Log): Promise<ProcessParts> {
+  const model = createModelProbe({ baseUrl: config.MODEL_BASE_URL, apiKey: config.MODEL_API_KEY });
+  return startProcessParts(
+    {
+      databaseUrl,
+      redisUrl: config.REDIS_URL ?? null,
+      // Tasks wait for the model; everything else goes on.
+      dependencies: { model: { required: false, ask: model } },
+      monitor: config.METRICS_PORT === undefined ? null : { host: config.METRICS_HOST, port: config.METRICS_PORT },
+    },
+    log,
+  );
+}
+
+async function openDatabase(config: Config, pool: PoolName, log: Log, metrics: Metrics): Promise<Database> {
   const database = createDatabase({
-    url,
+    url: pool === 'api' ? config.DATABASE_URL : config.WORKER_DATABASE_URL,
     poolSize: config.POOL_SIZE,
     connectionTimeout: config.POOL_TIMEOUT,
     statementTimeout: config.STATEMENT_TIMEOUT,
-    applicationName: `retinue ${role}`,
+    applicationName: `retinue ${pool}`,
     onError: (error) => log.warn({ reason: error.message }, 'idle database connection failed'),
+    onRefused: () => metrics.databaseRefused.add({ pool }),
   });
+  metrics.databaseLimit.set({ pool }, config.POOL_SIZE);
+  metrics.databaseConnections.watch({ pool, state: 'idle' }, () => database.usage().idle);
+  metrics.databaseConnections.watch({ pool, state: 'used' }, () => database.usage().total - database.usage().idle);
+  metrics.databaseWaiting.watch({ pool }, () => database.usage().waiting);
   try {
     await assertConfinedRole(database);
   } catch (error) {
@@ -171,17 +204,4 @@ async function openDatabase(config: Config, url: string, role: string, log: Log)
     throw error;
   }
   return database;
-}
-
-async function readiness(
-  database: Database,
-  channel: Channel,
-  stopping: AbortSignal,
-): Promise<{ ready: boolean; dependencies: Record<string, string> }> {
-  const postgres = await database.query({ name: 'ready', text: 'SELECT 1' }).then(
-    () => 'up',
-    () => 'down',
-  );
-  // Redis only makes it fast: without it the service goes on from the log.
-  return { ready: postgres === 'up' && !stopping.aborted, dependencies: { postgres, redis: channel.status() } };
 }

@@ -32,11 +32,25 @@ const rules = z
     TOKEN_PUBLIC_KEY: z.string().optional().describe('A single public key as JWK (JSON), for development.'),
     HOST: z.string().default('127.0.0.1').describe('Address to listen on.'),
     PORT: z.coerce.number().int().min(0).max(65_535).default(4000).describe('Port of the API; 0 takes any free one.'),
+    METRICS_PORT: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .max(65_535)
+      .optional()
+      .describe('Port of metrics and health, for operators only; 0 takes any free one. Without it there is none.'),
+    METRICS_HOST: z.string().default('127.0.0.1').describe('Address to serve metrics on. Keep it off public networks.'),
     LOG_LEVEL: z
       .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
       .default('info')
       .describe('Least severe lines to write.'),
-    POOL_SIZE: count(20, 50).describe('Most Postgres connections of the API process; the same again for a worker.'),
+    POOL_SIZE: z.coerce
+      .number()
+      .int()
+      .min(10)
+      .max(50)
+      .default(20)
+      .describe('Most Postgres connections of the API process, from 10 to 50; the same again for a worker.'),
     POOL_TIMEOUT: milliseconds(30_000).describe('Longest wait for a connection.'),
     STATEMENT_TIMEOUT: milliseconds(15_000).describe('Longest run of one SQL statement.'),
     WORKER_SLOTS: count(20, 500).describe('Most tasks that a worker process runs at once.'),

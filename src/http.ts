@@ -4,10 +4,12 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { GraphQLError, type GraphQLSchema } from 'graphql';
 import { createYoga, type GraphiQLOptionsOrFactory, type Plugin } from 'graphql-yoga';
 import type { Log } from './adapters/log.ts';
+import type { Metrics } from './adapters/metrics.ts';
 import type { Authenticate, Principal } from './auth.ts';
 import { DomainError } from './errors.ts';
 import { graphiqlOptions, renderGraphiqlPage } from './graphiql.ts';
 import { errorBody, shortened, toClientError } from './graphql-errors.ts';
+import type { CheckHealth } from './health.ts';
 import type { Operation } from './operation.ts';
 import type { Context } from './schema/builder.ts';
 import { once } from './services/idempotency.ts';
@@ -18,11 +20,12 @@ export interface HttpOptions {
   openOperation: (userId: string) => Operation;
   live: Context['live'];
   log: Log;
+  metrics: Metrics;
   trustProxy: boolean;
   /** Serves GraphiQL, signed in with this token when there is one. */
   graphiql: { token: string | null } | null;
   /** Answers for /health/ready: each dependency's state. */
-  readiness: () => Promise<{ ready: boolean; dependencies: Record<string, string> }>;
+  health: CheckHealth;
   /** Fires when the service stops: streams end then, and clients reconnect elsewhere. */
   stopping: AbortSignal;
 }
@@ -69,7 +72,12 @@ export function createHttpServer(options: HttpOptions): Server {
       error: () => undefined,
     },
     maskedErrors: { maskError: (error) => toClientError(error, options.log, traceId()) },
-    plugins: [answerHealth(options), authenticateRequest(options, principals, traceId), explainRefusals()],
+    plugins: [
+      answerHealth(options),
+      authenticateRequest(options, principals, traceId),
+      explainRefusals(),
+      countErrors(options, traceId),
+    ],
     context: ({ request, req, res }) =>
       createContext(options, request, { req, res }, principals.get(request), endSignal),
   });
@@ -78,6 +86,7 @@ export function createHttpServer(options: HttpOptions): Server {
   return createServer(settings, (request, response) => {
     const id = requestId(request);
     response.setHeader('x-request-id', id);
+    countRequest(options.metrics, request, response);
     // A closing server goes on to serve connections that are kept alive: each ends with the response under way.
     response.once('close', () => {
       if (options.stopping.aborted) {
@@ -86,6 +95,7 @@ export function createHttpServer(options: HttpOptions): Server {
     });
     const refusal = refuseBody(request);
     if (refusal !== null) {
+      options.metrics.errors.add({ code: refusal.error.code });
       response.writeHead(refusal.status, { ...refusalHeaders, connection: 'close' });
       response.end(JSON.stringify(errorBody(refusal.error)));
       return;
@@ -162,13 +172,9 @@ function answerHealth(options: HttpOptions): Plugin {
       if (url.pathname === '/health/live') {
         endResponse(fetchAPI.Response.json({ status: 'live' }));
       } else if (url.pathname === '/health/ready') {
-        const { ready, dependencies } = await options.readiness();
-        endResponse(
-          fetchAPI.Response.json(
-            { status: ready ? 'ready' : 'unavailable', dependencies },
-            { status: ready ? 200 : 503 },
-          ),
-        );
+        const report = await options.health();
+        const ready = report.status === 'ready' || report.status === 'degraded';
+        endResponse(fetchAPI.Response.json(report, { status: ready ? 200 : 503 }));
       }
     },
   };
@@ -193,8 +199,12 @@ function authenticateRequest(
           status?: number;
           headers?: Record<string, string>;
         };
+        const code = String(fault.extensions['code']);
+        options.metrics.errors.add({ code });
         if (status === 401) {
-          options.log.warn({ traceId: traceId(), code: fault.extensions['code'] }, 'unauthorized attempt');
+          const reason = request.headers.has('authorization') ? 'bad_token' : 'no_token';
+          options.metrics.unauthorized.add({ reason });
+          options.log.warn({ traceId: traceId(), code, reason }, 'unauthorized attempt');
         }
         endResponse(fetchAPI.Response.json(errorBody(fault), { status, headers }));
       }
@@ -234,6 +244,42 @@ function explainRefusals(): Plugin {
       }
     },
   };
+}
+
+/** Counts the errors of each answer, and asks for what the caller does not own: one id by mistake, many on purpose. */
+function countErrors(options: HttpOptions, traceId: () => string): Plugin<Context> {
+  return {
+    onResultProcess: ({ result }) => {
+      for (const error of 'errors' in result ? (result.errors ?? []) : []) {
+        const code = String(error.extensions?.['code'] ?? 'INTERNAL');
+        options.metrics.errors.add({ code });
+        if (code === 'NOT_FOUND') {
+          options.metrics.unauthorized.add({ reason: 'not_owned' });
+          options.log.info(
+            { traceId: traceId(), code, field: error.extensions['field'] },
+            'asked for what is not there',
+          );
+        }
+      }
+    },
+  };
+}
+
+/** Follows a request from its head to the end of its answer. */
+function countRequest(metrics: Metrics, request: IncomingMessage, response: ServerResponse): void {
+  const start = performance.now();
+  const path = request.url?.split('?', 1)[0] ?? '';
+  response.once('close', () => {
+    const isStream = String(response.getHeader('content-type') ?? '').startsWith('text/event-stream');
+    const kind = isStream
+      ? 'stream'
+      : path === graphqlPath
+        ? 'graphql'
+        : path.startsWith('/health/')
+          ? 'health'
+          : 'other';
+    metrics.requests.observe({ kind, status: String(response.statusCode) }, (performance.now() - start) / 1_000);
+  });
 }
 
 function refuseBody(request: IncomingMessage): { status: number; error: DomainError } | null {

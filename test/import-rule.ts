@@ -22,8 +22,9 @@ const floors = [
   ['server', 'worker'],
   ['shutdown'],
   ['app'],
-  ['http', 'runner'],
-  ['graphiql', 'graphql-errors', 'resolvers'],
+  ['process'],
+  ['http', 'monitor', 'runner'],
+  ['health', 'graphiql', 'graphql-errors', 'resolvers'],
   ['schema'],
   ['services'],
   ['queue', 'auth'],
@@ -41,7 +42,7 @@ const graphqlTargets =
 
 /** Packages that reach outside of the process: only adapters hold them. */
 const outsidePackages =
-  /^(pg|ioredis|openai|pino|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
+  /^(pg|ioredis|openai|pino|prom-client|@opentelemetry\/.+|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
 
 const environmentReaders = new Set(['server.ts', 'worker.ts']);
 const configReaders = new Set(['server', 'worker', 'app']);

@@ -4,6 +4,7 @@ import pg from 'pg';
 import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
+import { createMetrics } from '../../src/adapters/metrics.ts';
 import type { Database, Transaction } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { createAuthenticator } from '../../src/auth.ts';
@@ -36,9 +37,10 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     openOperation: (userId) => createOperation({ database, channel, clock: systemClock() }, userId),
     live: { channel, heartbeatInterval: 15_000 },
     log,
+    metrics: createMetrics(),
     trustProxy: false,
     graphiql: null,
-    readiness: async () => ({ ready: true, dependencies: {} }),
+    health: async () => ({ status: 'ready', dependencies: {} }),
     stopping: stopping.signal,
   });
   server.listen(0, '127.0.0.1');

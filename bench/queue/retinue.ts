@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
+import { createMetrics } from '../../src/adapters/metrics.ts';
 import { createDatabase, type Database } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { createOperation } from '../../src/operation.ts';
@@ -111,7 +112,7 @@ export const engine: Engine = {
   startWorker: async ({ store, slots }, handle) => {
     const database = openDatabase(store.workerUrl, slots);
     const channel = createChannel({ url: store.redisUrl, log });
-    const resources = { database, channel, clock: systemClock(), log };
+    const resources = { database, channel, clock: systemClock(), log, metrics: createMetrics() };
     const worker = await startWorker(
       {
         ...resources,

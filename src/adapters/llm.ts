@@ -189,3 +189,40 @@ function retryAfter(headers: Headers | undefined): { retryAfter?: number } {
   const seconds = Number(headers?.get('retry-after') ?? Number.NaN);
   return Number.isFinite(seconds) && seconds >= 0 ? { retryAfter: Math.ceil(Math.min(seconds, 3_600)) } : {};
 }
+
+/** Longest time that an answer of the probe counts, in milliseconds: providers count requests. */
+const probeInterval = 30_000;
+
+/**
+ * Asks the endpoint for its list of models, at most every 30 seconds.
+ * @returns a function that answers `up`, `refused` when the key is not taken, or `failing`; it throws when nobody answers
+ */
+export function createModelProbe(options: { baseUrl: string; apiKey: string }): () => Promise<string> {
+  const url = `${options.baseUrl.replace(/\/$/, '')}/models`;
+  let latest: { at: number; state: Promise<string> } | null = null;
+  const ask = async (): Promise<string> => {
+    const response = await fetch(url, {
+      headers: { authorization: `Bearer ${options.apiKey}` },
+      signal: AbortSignal.timeout(2_000),
+    });
+    await response.body?.cancel();
+    if (response.status === 401 || response.status === 403) {
+      return 'refused';
+    }
+    // An endpoint without a list of models answers 404 and is there all the same.
+    return response.status >= 500 ? 'failing' : 'up';
+  };
+  return () => {
+    const now = performance.now();
+    if (latest === null || now - latest.at > probeInterval) {
+      const state = ask();
+      latest = { at: now, state };
+      // What is away is asked again at the next question.
+      const forget = (): void => {
+        latest = null;
+      };
+      state.then((word) => (word === 'up' ? undefined : forget()), forget);
+    }
+    return latest.state;
+  };
+}

@@ -23,7 +23,7 @@ export interface Transaction {
 export interface Database {
   /** @throws DomainError SERVICE_BUSY when no connection came free in time. */
   begin(mode: 'read' | 'write', userId: string | null): Promise<Transaction>;
-  /** One statement of its own, as nobody: for the engine's functions and health checks. */
+  /** One statement of its own, as nobody: for the engine's functions. @throws DomainError SERVICE_BUSY as `begin` does */
   query<Row extends pg.QueryResultRow>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
   /** Connections open, idle, and callers waiting for one. */
   usage(): { total: number; idle: number; waiting: number };
@@ -39,6 +39,8 @@ export interface DatabaseOptions {
   statementTimeout: number;
   applicationName: string;
   onError: (error: Error) => void;
+  /** Called for each caller that got no connection in time. */
+  onRefused?: () => void;
 }
 
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -79,6 +81,23 @@ export function isPassingFault(error: unknown): boolean {
   return connectionMessages.test(error.message) || (typeof code === 'string' && connectionCodes.has(code));
 }
 
+/**
+ * Asks the server for a sign of life over a connection of its own: a pool whose connections are all taken says nothing
+ * of the server.
+ */
+export function createProbe(url: string, timeout: number): { ask(): Promise<void>; close(): Promise<void> } {
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: 1,
+    connectionTimeoutMillis: timeout,
+    query_timeout: timeout,
+    application_name: 'retinue probe',
+    keepAlive: true,
+  });
+  pool.on('error', () => undefined);
+  return { ask: async () => void (await pool.query('SELECT 1')), close: () => pool.end() };
+}
+
 /** A pool of connections whose transactions say at their start which user they act for. */
 export function createDatabase(options: DatabaseOptions): Database {
   const pool = new pg.Pool({
@@ -106,6 +125,7 @@ export function createDatabase(options: DatabaseOptions): Database {
       return await pool.connect();
     } catch (error) {
       if (error instanceof Error && error.message.includes('timeout exceeded when trying to connect')) {
+        options.onRefused?.();
         throw new DomainError('SERVICE_BUSY', 'The service is busy. Try again shortly.', {
           retryAfter: 1,
           cause: error,
@@ -123,7 +143,21 @@ export function createDatabase(options: DatabaseOptions): Database {
       const client = await connect();
       return openTransaction(client, prisma.bind, mode, userId);
     },
-    query: async (prepared, values = []) => (await pool.query({ ...prepared, values })).rows,
+    query: async (prepared, values = []) => {
+      const client = await connect();
+      const ignoreLoss = (): void => undefined;
+      client.on('error', ignoreLoss);
+      let failed = true;
+      try {
+        const { rows } = await client.query({ name: prepared.name, text: prepared.text, values });
+        failed = false;
+        return rows;
+      } finally {
+        client.off('error', ignoreLoss);
+        // After a fault nobody knows what state the connection is in.
+        client.release(failed);
+      }
+    },
     usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: async () => {
       await prisma.close();

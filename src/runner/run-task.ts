@@ -1,5 +1,6 @@
 import type { LanguageModel } from '../adapters/llm.ts';
 import type { Log } from '../adapters/log.ts';
+import type { Metrics } from '../adapters/metrics.ts';
 import { isPassingFault } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
@@ -15,6 +16,7 @@ export interface RunResources extends OperationResources {
   /** Bound to the task's user and to the priority of its kind. */
   model: LanguageModel;
   log: Log;
+  metrics: Metrics;
   /** How long a task may run over all its attempts, in milliseconds. */
   taskTimeout: number;
 }
@@ -59,6 +61,8 @@ export async function runTask(
 ): Promise<void> {
   const operation = createOperation(resources, claim.userId);
   const deadline = new AbortController();
+  const started = performance.now();
+  let outcome: 'ended' | 'failed' | 'abandoned' = 'ended';
   let timer: NodeJS.Timeout | undefined;
   try {
     const { task, remaining } = await operation.write((write) => startAttempt(write, claim, resources.taskTimeout));
@@ -70,9 +74,10 @@ export async function runTask(
     const progress = createProgress(operation, claim, task.sessionId);
     await handler({ resources, operation, claim, task, progress, signal });
   } catch (error) {
-    await endFailedRun(resources, operation, claim, error, abandoned, deadline.signal);
+    outcome = await endFailedRun(resources, operation, claim, error, abandoned, deadline.signal);
   } finally {
     clearTimeout(timer);
+    resources.metrics.attempts.observe({ kind: claim.kind, outcome }, (performance.now() - started) / 1_000);
     await operation.close();
   }
 }
@@ -84,11 +89,11 @@ async function endFailedRun(
   error: unknown,
   abandoned: AbortSignal,
   deadline: AbortSignal,
-): Promise<void> {
+): Promise<'failed' | 'abandoned'> {
   const ids = { taskId: claim.taskId, attempt: claim.attempt };
   if (abandoned.aborted || error instanceof StaleAttemptError) {
     resources.log.info(ids, 'attempt ended without effect: another one has the task, or it was cancelled');
-    return;
+    return 'abandoned';
   }
   const cause: unknown = deadline.aborted ? deadline.reason : error;
   const failure = toFailure(cause);
@@ -105,6 +110,7 @@ async function endFailedRun(
       resources.log.error({ ...ids, err: second }, 'task failure could not be stored');
     }
   }
+  return 'failed';
 }
 
 function toFailure(cause: unknown): Failure {

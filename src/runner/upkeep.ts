@@ -1,4 +1,5 @@
 import type { Log } from '../adapters/log.ts';
+import type { Metrics } from '../adapters/metrics.ts';
 import { createOperation, type OperationResources } from '../operation.ts';
 import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
 import { wakeWorkers } from '../queue/signal.ts';
@@ -24,18 +25,22 @@ const queuedLimit = 600_000;
  * one of them leads, the others just look whether it is their turn.
  */
 export function startUpkeep(
-  resources: OperationResources & { log: Log },
+  resources: OperationResources & { log: Log; metrics: Metrics },
   workerId: string,
   options: UpkeepOptions,
 ): () => Promise<void> {
-  const { database, channel, log } = resources;
-  const failed = (what: string) => (error: unknown) => log.error({ err: error }, `upkeep failed: ${what}`);
+  const { database, channel, log, metrics } = resources;
+  const failed = (work: string) => (error: unknown) => {
+    metrics.upkeepFailures.add({ work });
+    log.error({ err: error }, `upkeep failed: ${work}`);
+  };
   const openOperation = (userId: string) => createOperation(resources, userId);
 
   const stopRescue = startLoop(
     rescueInterval,
     async () => {
       const rescued = await rescueTasks(database, options.lease);
+      metrics.tasksRescued.add({}, rescued);
       if (rescued > 0) {
         log.info({ rescued }, 'tasks are due again');
         wakeWorkers(channel);

@@ -42,7 +42,7 @@ interface Run {
 /** Starts a worker: it claims tasks of all users in fair order and runs each as its own user. */
 export async function startWorker(resources: WorkerResources, options: WorkerOptions): Promise<Worker> {
   const id = uuidv7();
-  const { database, channel, log } = resources;
+  const { database, channel, log, metrics } = resources;
   const kinds = Object.keys(options.handlers);
   const runs = new Set<Run>();
   let stopping = false;
@@ -77,6 +77,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     }
     const claims = await claimTasks(database, id, free, kinds);
     for (const claim of claims) {
+      metrics.tasksClaimed.add({ kind: claim.kind });
       start(claim);
     }
     if (claims.length === free) {
@@ -112,11 +113,13 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
       [...runs].map((run) => run.claim),
     );
     const isLost = new Set(lost.map(attemptKey));
+    metrics.leasesLost.add({}, lost.length);
     abandonWhere((claim) => isLost.has(attemptKey(claim)));
     const certain = forgotten.filter((attempt) => suspects.has(attemptKey(attempt)));
     suspects = new Set(forgotten.map(attemptKey));
     if (certain.length > 0) {
       const putBack = await putBackTasks(database, id, certain);
+      metrics.tasksForgotten.add({}, putBack);
       log.warn({ workerId: id, putBack }, 'tasks that this worker had lost sight of are due again');
       wakeWorkers(channel);
     }
@@ -133,6 +136,10 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   );
   const poll = setInterval(claimMore, options.pollInterval);
   claimMore();
+  const stopWatching = [
+    metrics.slots.watch({ state: 'running' }, () => runs.size),
+    metrics.slots.watch({ state: 'free' }, () => (stopping ? 0 : options.slots - runs.size)),
+  ];
   log.info({ workerId: id, slots: options.slots }, 'worker started');
 
   return {
@@ -150,6 +157,9 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
       // A run that ignores its signal must not hold the shutdown: handing its task back takes its power away.
       await settled(runs, abortTimeout);
       stopAborting();
+      for (const stopOne of stopWatching) {
+        stopOne();
+      }
       await stopHeartbeat();
       try {
         const released = await retireWorker(database, id);

@@ -4,6 +4,7 @@ import { signDevelopmentToken } from '../../dev/identity.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { type Channel, createChannel } from '../../src/adapters/redis.ts';
 import { type RunningApi, startApi } from '../../src/app.ts';
+import { type ProcessParts, startProcessParts } from '../../src/process.ts';
 import { startTestService, type TestService, type TestUser, waitFor } from '../service.ts';
 import { type EventReader, eventsQuery, type Item, readEvents } from './event-reader.ts';
 
@@ -12,6 +13,7 @@ let service: TestService;
 let alice: TestUser;
 /** An API whose channel counts its listeners. */
 let api: RunningApi;
+let parts: ProcessParts;
 let channel: Channel & { listeners: number };
 
 function countListeners(inner: Channel): Channel & { listeners: number } {
@@ -37,10 +39,15 @@ beforeAll(async () => {
   alice = await service.user('alice');
   await alice.ask('{ viewer { id } }');
   channel = countListeners(createChannel({ url: null, log }));
-  api = await startApi({ ...service.config, REDIS_URL: undefined }, log, channel);
+  parts = await startProcessParts(
+    { databaseUrl: service.database.appUrl, redisUrl: null, dependencies: {}, monitor: null },
+    log,
+  );
+  api = await startApi(service.config, log, { ...parts, channel });
 });
 afterAll(async () => {
   await api.stop();
+  await parts.close();
   await service.stop();
 });
 

@@ -2,6 +2,7 @@ import pg from 'pg';
 import { v7 as uuidv7 } from 'uuid';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createLog } from '../../src/adapters/log.ts';
+import { createMetrics } from '../../src/adapters/metrics.ts';
 import { beat, claimTasks, leadsUpkeep, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
 import { mostCrashes } from '../../src/queue/retry.ts';
 import { type Claim, endAttempt } from '../../src/queue/task.ts';
@@ -134,6 +135,7 @@ describe('rescue', () => {
     const resources: RunResources = {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
+      metrics: createMetrics(),
       taskTimeout: 60_000,
       model: { chat: noModel, embed: noModel },
     };

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createLanguageModel } from '../../src/adapters/llm.ts';
 import { createLog } from '../../src/adapters/log.ts';
+import { createMetrics } from '../../src/adapters/metrics.ts';
 import { DomainError } from '../../src/errors.ts';
 import type { TaskHandler } from '../../src/runner/run-task.ts';
 import { startWorker, type Worker } from '../../src/runner/worker.ts';
@@ -31,7 +32,13 @@ const model = createLanguageModel({
 
 async function work(handlers: Record<string, TaskHandler>): Promise<void> {
   worker = await startWorker(
-    { ...queue.resources, log: createLog({ level: 'silent' }), modelFor: () => model, taskTimeout: 60_000 },
+    {
+      ...queue.resources,
+      log: createLog({ level: 'silent' }),
+      metrics: createMetrics(),
+      modelFor: () => model,
+      taskTimeout: 60_000,
+    },
     { handlers, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },
   );
 }

@@ -1,0 +1,189 @@
+import { collectDefaultMetrics, Gauge, Histogram, Counter as PromCounter, Registry } from 'prom-client';
+
+/** Values of a metric's labels. They come from lists of the code, never from what a user writes or who a user is. */
+export type Labels = Readonly<Record<string, string>>;
+
+/** Something that only ever grows. */
+export interface Counter<L extends Labels = Labels> {
+  add(labels: L, amount?: number): void;
+}
+
+/** How long something took, in seconds. */
+export interface Timing<L extends Labels = Labels> {
+  observe(labels: L, seconds: number): void;
+}
+
+/** Something that goes up and down. */
+export interface Level<L extends Labels = Labels> {
+  set(labels: L, value: number): void;
+  /** Drops all values, so that nothing out of date is shown. */
+  clear(): void;
+  /** Asks for the value at each scrape. @returns a function that ends that and drops the value */
+  watch(labels: L, read: () => number): () => void;
+}
+
+/** Everything that the service counts. Each process has one; all metrics exist from its start. */
+export interface Metrics {
+  readonly requests: Timing<{ kind: 'graphql' | 'stream' | 'health' | 'other'; status: string }>;
+  readonly errors: Counter<{ code: string }>;
+  readonly unauthorized: Counter<{ reason: 'no_token' | 'bad_token' | 'not_owned' }>;
+  readonly databaseConnections: Level<{ pool: PoolName; state: 'used' | 'idle' }>;
+  readonly databaseLimit: Level<{ pool: PoolName }>;
+  readonly databaseWaiting: Level<{ pool: PoolName }>;
+  readonly databaseRefused: Counter<{ pool: PoolName }>;
+  readonly dependencies: Level<{ dependency: string }>;
+  readonly tasksClaimed: Counter<{ kind: string }>;
+  readonly attempts: Timing<{ kind: string; outcome: 'ended' | 'failed' | 'abandoned' }>;
+  readonly leasesLost: Counter;
+  readonly tasksForgotten: Counter;
+  readonly tasksRescued: Counter;
+  readonly slots: Level<{ state: 'running' | 'free' }>;
+  readonly upkeepFailures: Counter<{ work: string }>;
+  readonly modelCalls: Timing<{ call: 'chat' | 'embed'; outcome: string }>;
+  readonly modelTokens: Counter<{ kind: 'prompt' | 'completion' }>;
+  readonly tasks: Level<{ state: string }>;
+  readonly oldestTask: Level<{ state: string }>;
+  readonly approvalsPending: Level;
+  readonly workers: Level;
+  /** Adds the process's own figures: CPU, memory, event loop, garbage collection. Once for a process. */
+  addProcess(): void;
+  /** Name, kind, labels and meaning of every metric of ours, for the documentation and for tests. */
+  describe(): MetricDescription[];
+  /** All values in Prometheus' text format, with the media type to send it as. */
+  render(): Promise<{ contentType: string; text: string }>;
+}
+
+export type PoolName = 'api' | 'worker';
+
+export interface MetricDescription {
+  name: string;
+  kind: 'counter' | 'gauge' | 'histogram';
+  labels: readonly string[];
+  help: string;
+}
+
+/** From a fast read to the longest that a request may take. */
+const requestBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+/** From a quick model's answer to the longest run of a task. */
+const workBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600];
+
+/** Builds the metrics in a registry of their own: two parts of one process, or two tests, never share one by accident. */
+export function createMetrics(): Metrics {
+  const registry = new Registry();
+  const described: MetricDescription[] = [];
+
+  const describe = (kind: MetricDescription['kind'], name: string, help: string, labels: readonly string[]) => {
+    described.push({ name, kind, labels, help });
+    return { name, help, labelNames: [...labels], registers: [registry] };
+  };
+  const counter = <L extends Labels>(name: string, help: string, ...labels: (keyof L & string)[]): Counter<L> => {
+    const metric = new PromCounter(describe('counter', name, help, labels));
+    return { add: (values, amount = 1) => metric.inc(values, amount) };
+  };
+  const timing = <L extends Labels>(
+    name: string,
+    help: string,
+    buckets: number[],
+    ...labels: (keyof L & string)[]
+  ): Timing<L> => {
+    const metric = new Histogram({ ...describe('histogram', name, help, labels), buckets });
+    return { observe: (values, seconds) => metric.observe(values, seconds) };
+  };
+  const level = <L extends Labels>(name: string, help: string, ...labels: (keyof L & string)[]): Level<L> => {
+    const watched = new Map<() => number, L>();
+    const metric = new Gauge({
+      ...describe('gauge', name, help, labels),
+      collect() {
+        for (const [read, values] of watched) {
+          this.set(values, read());
+        }
+      },
+    });
+    return {
+      set: (values, value) => metric.set(values, value),
+      clear: () => metric.reset(),
+      watch: (values, read) => {
+        // Two watchers of one function would be one; each gets a function of its own.
+        const own = () => read();
+        watched.set(own, values);
+        return () => {
+          watched.delete(own);
+          metric.remove(values);
+        };
+      },
+    };
+  };
+
+  return {
+    requests: timing(
+      'retinue_http_request_duration_seconds',
+      'Time from the head of a request to the end of its answer; for streams to their end.',
+      requestBuckets,
+      'kind',
+      'status',
+    ),
+    errors: counter('retinue_errors_total', 'Errors told to clients, by code.', 'code'),
+    unauthorized: counter(
+      'retinue_unauthorized_attempts_total',
+      'Requests without a valid token, and ids that the caller does not own or that do not exist.',
+      'reason',
+    ),
+    databaseConnections: level('retinue_database_connections', 'Open Postgres connections.', 'pool', 'state'),
+    databaseLimit: level('retinue_database_connections_limit', 'Most Postgres connections of the pool.', 'pool'),
+    databaseWaiting: level('retinue_database_waiting', 'Callers that wait for a Postgres connection.', 'pool'),
+    databaseRefused: counter(
+      'retinue_database_refused_total',
+      'Callers that waited for a Postgres connection until their time was over.',
+      'pool',
+    ),
+    dependencies: level(
+      'retinue_dependency_up',
+      'Whether the process reached the dependency when it last looked: 1 or 0.',
+      'dependency',
+    ),
+    tasksClaimed: counter('retinue_tasks_claimed_total', 'Attempts that this worker took.', 'kind'),
+    attempts: timing(
+      'retinue_task_attempt_duration_seconds',
+      'Time from a claim to the end of the attempt: ended by its handler, failed, or abandoned to another attempt.',
+      workBuckets,
+      'kind',
+      'outcome',
+    ),
+    leasesLost: counter('retinue_task_leases_lost_total', 'Attempts taken away from this worker while it ran them.'),
+    tasksForgotten: counter(
+      'retinue_tasks_forgotten_total',
+      'Tasks in the name of this worker that it did not run, and that it gave back.',
+    ),
+    tasksRescued: counter(
+      'retinue_tasks_rescued_total',
+      'Tasks put back into the queue: of silent workers, and retries whose time had come.',
+    ),
+    slots: level('retinue_worker_slots', 'Slots of this worker.', 'state'),
+    upkeepFailures: counter('retinue_upkeep_failures_total', 'Rounds of upkeep that failed.', 'work'),
+    modelCalls: timing(
+      'retinue_model_call_duration_seconds',
+      'Time of a call to the model: `ok`, `aborted`, or the code of its failure.',
+      workBuckets,
+      'call',
+      'outcome',
+    ),
+    modelTokens: counter('retinue_model_tokens_total', 'Tokens that models reported.', 'kind'),
+    tasks: level('retinue_tasks', 'Open tasks of all users by state. Only the leading worker shows it.', 'state'),
+    oldestTask: level(
+      'retinue_task_oldest_seconds',
+      'How long the oldest task has been due (queued), running or waiting. Only the leading worker shows it.',
+      'state',
+    ),
+    approvalsPending: level(
+      'retinue_approvals_pending',
+      'Approvals that wait for a decision. Only the leading worker shows it.',
+    ),
+    workers: level(
+      'retinue_workers',
+      'Workers that showed a sign of life within the lease. Only the leading worker shows it.',
+    ),
+    addProcess: () => collectDefaultMetrics({ register: registry }),
+    describe: () => described,
+    render: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
+  };
+}
