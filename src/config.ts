@@ -5,6 +5,35 @@ const milliseconds = (fallback: number) => z.coerce.number().int().positive().ma
 const count = (fallback: number, most: number) => z.coerce.number().int().positive().max(most).default(fallback);
 const postgresUrl = z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' });
 
+/** `id:key` pairs with keys of 32 bytes in Base64. The values themselves are not repeated: they are secrets. */
+const secretKeys = z
+  .string()
+  .default('')
+  .transform((text) => text.split(',').filter((part) => part.trim() !== ''))
+  .pipe(
+    z.array(
+      z
+        .string()
+        .regex(/^\s*[\w.-]{1,40}:[A-Za-z0-9+/]{43}=\s*$/, 'must be `id:key`, with a key of 32 bytes in Base64')
+        .transform((part) => {
+          const [id = '', key = ''] = part.trim().split(':');
+          return { id, key: Buffer.from(key, 'base64') };
+        }),
+    ),
+  )
+  .refine((keys) => new Set(keys.map(({ id }) => id)).size === keys.length, 'names a key twice');
+const origins = z
+  .string()
+  .default('')
+  .transform((text) => text.split(',').flatMap((part) => (part.trim() === '' ? [] : [part.trim()])))
+  .pipe(
+    z.array(
+      z
+        .url({ protocol: /^https?$/, error: 'must be origins such as http://127.0.0.1:8080' })
+        .refine((url) => URL.parse(url)?.origin === url, 'must be origins such as http://127.0.0.1:8080'),
+    ),
+  );
+
 /** Each setting with its rule, its default and what it is for. Durations are in milliseconds. */
 const rules = z
   .object({
@@ -62,6 +91,12 @@ const rules = z
     EVENTS_PER_SESSION: count(1_000, 100_000).describe('Newest events of a session that stay in the log.'),
     MODEL_CONNECT_TIMEOUT: milliseconds(60_000).describe("Longest wait for a model's first token."),
     MODEL_IDLE_TIMEOUT: milliseconds(60_000).describe('Longest silence in the middle of an answer.'),
+    SECRET_KEYS: secretKeys.describe(
+      'Keys for secrets of tools, as `id:key` with 32 bytes in Base64 and commas in between. The first one encrypts, the others still decrypt. Without one no secrets are taken.',
+    ),
+    OUTGOING_ALLOW: origins.describe(
+      'Origins that tools may reach whatever their address, such as `http://127.0.0.1:8080`, with commas in between. Development only.',
+    ),
     HEARTBEAT_INTERVAL: milliseconds(15_000).describe('Time between heartbeats of an event stream.'),
     SHUTDOWN_TIMEOUT: milliseconds(20_000).describe('How long running work may go on after a stop was asked for.'),
     GRAPHIQL: flag.default(false).describe('Serve GraphiQL on the API address.'),
@@ -107,7 +142,7 @@ export function describeConfig(): { name: string; description: string; fallback:
     return {
       name,
       description: rule.description ?? '',
-      fallback: fallback.success && fallback.data !== undefined ? String(fallback.data) : null,
+      fallback: fallback.success ? String(fallback.data ?? '') || null : null,
     };
   });
 }

@@ -16,6 +16,11 @@ export const errorCodes = {
     'The model provider rejected the request: a wrong key, an unknown model, or a prompt it does not take.',
   TASK_TIMED_OUT: 'The task took longer than a task may take.',
   TASK_ABANDONED: 'Workers stopped again and again while they ran this task, so it is not tried any more.',
+  OUTGOING_REFUSED:
+    'A tool may not reach that address, or may not take what it answered: it is not public, too large, of another type, or redirected too often.',
+  OUTGOING_FAILED: 'What a tool wanted to reach could not be reached or did not answer in time.',
+  SECRETS_UNAVAILABLE:
+    'Secrets can not be kept or opened: the service has no key for them. Set them again, or tell who runs the service.',
   IDEMPOTENCY_KEY_REUSED: 'The Idempotency-Key was used before for a different request. Use a new key.',
   PAYLOAD_TOO_LARGE: 'The request body is larger than the service accepts.',
   SERVICE_BUSY: 'The service has no capacity right now. Retry after `retryAfter` seconds.',

@@ -42,7 +42,7 @@ const graphqlTargets =
 
 /** Packages that reach outside of the process: only adapters hold them. */
 const outsidePackages =
-  /^(pg|ioredis|openai|pino|prom-client|@opentelemetry\/.+|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
+  /^(pg|ioredis|openai|pino|prom-client|undici|@modelcontextprotocol\/.+|@opentelemetry\/.+|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
 
 const environmentReaders = new Set(['server.ts', 'worker.ts']);
 const configReaders = new Set(['server', 'worker', 'app']);
