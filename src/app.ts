@@ -10,7 +10,7 @@ import { assertConfinedRole } from './adapters/role.ts';
 import { createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
 import { createHttpServer } from './http.ts';
-import { createOperation } from './operation.ts';
+import { createOperation, type Origin } from './operation.ts';
 import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
 import { createSchema } from './resolvers/schema.ts';
 import { runAgent } from './runner/run-agent.ts';
@@ -37,7 +37,7 @@ export interface RunningApi extends Running {
  */
 export async function startAll(config: Config, log: Log): Promise<RunningApi> {
   await using started = new AsyncDisposableStack();
-  const parts = await startParts(config, config.DATABASE_URL, log);
+  const parts = await startParts(config, 'retinue', config.DATABASE_URL, log);
   started.defer(() => parts.close());
   const worker = await startTaskWorker(config, log, parts);
   started.defer(() => worker.stop());
@@ -53,15 +53,15 @@ export async function startAll(config: Config, log: Log): Promise<RunningApi> {
  */
 export async function startApi(config: Config, log: Log, shared?: ProcessParts): Promise<RunningApi> {
   await using started = new AsyncDisposableStack();
-  const parts = shared ?? (await startParts(config, config.DATABASE_URL, log));
+  const parts = shared ?? (await startParts(config, 'retinue-api', config.DATABASE_URL, log));
   if (shared === undefined) {
     started.defer(() => parts.close());
   }
-  const { channel, metrics } = parts;
+  const { channel, metrics, tracing } = parts;
   const database = await openDatabase(config, 'api', log, metrics);
   started.defer(() => database.close());
   const resources = { database, channel, clock: systemClock() };
-  const openOperation = (userId: string) => createOperation(resources, userId);
+  const openOperation = (userId: string, origin?: Origin) => createOperation(resources, userId, origin);
   const stopping = new AbortController();
 
   const server = createHttpServer({
@@ -79,6 +79,7 @@ export async function startApi(config: Config, log: Log, shared?: ProcessParts):
     live: { channel, heartbeatInterval: config.HEARTBEAT_INTERVAL },
     log,
     metrics,
+    tracing,
     trustProxy: config.TRUST_PROXY,
     graphiql: config.GRAPHIQL ? { token: config.GRAPHIQL_TOKEN ?? null } : null,
     health: parts.health,
@@ -114,14 +115,14 @@ export async function startApi(config: Config, log: Log, shared?: ProcessParts):
  */
 export async function startTaskWorker(config: Config, log: Log, shared?: ProcessParts): Promise<Running> {
   await using started = new AsyncDisposableStack();
-  const parts = shared ?? (await startParts(config, config.WORKER_DATABASE_URL, log));
+  const parts = shared ?? (await startParts(config, 'retinue-worker', config.WORKER_DATABASE_URL, log));
   if (shared === undefined) {
     started.defer(() => parts.close());
   }
-  const { channel, metrics } = parts;
+  const { channel, metrics, tracing } = parts;
   const database = await openDatabase(config, 'worker', log, metrics);
   started.defer(() => database.close());
-  const resources = { database, channel, clock: systemClock(), log, metrics };
+  const resources = { database, channel, clock: systemClock(), log, metrics, tracing };
   const model = observeModel(
     createLanguageModel({
       baseUrl: config.MODEL_BASE_URL,
@@ -132,6 +133,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Process
       idleTimeout: config.MODEL_IDLE_TIMEOUT,
     }),
     metrics,
+    tracing,
   );
   const worker = await startWorker(
     {
@@ -169,7 +171,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Process
   };
 }
 
-function startParts(config: Config, databaseUrl: string, log: Log): Promise<ProcessParts> {
+function startParts(config: Config, serviceName: string, databaseUrl: string, log: Log): Promise<ProcessParts> {
   const model = createModelProbe({ baseUrl: config.MODEL_BASE_URL, apiKey: config.MODEL_API_KEY });
   return startProcessParts(
     {
@@ -177,6 +179,8 @@ function startParts(config: Config, databaseUrl: string, log: Log): Promise<Proc
       redisUrl: config.REDIS_URL ?? null,
       // Tasks wait for the model; everything else goes on.
       dependencies: { model: { required: false, ask: model } },
+      tracing:
+        config.TRACES_URL === undefined ? null : { url: config.TRACES_URL, ratio: config.TRACES_RATIO, serviceName },
       monitor: config.METRICS_PORT === undefined ? null : { host: config.METRICS_HOST, port: config.METRICS_PORT },
     },
     log,

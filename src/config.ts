@@ -69,6 +69,13 @@ const rules = z
       .optional()
       .describe('Port of metrics and health, for operators only; 0 takes any free one. Without it there is none.'),
     METRICS_HOST: z.string().default('127.0.0.1').describe('Address to serve metrics on. Keep it off public networks.'),
+    TRACES_URL: z
+      .url()
+      .optional()
+      .describe(
+        'Where traces are sent by OTLP over HTTP, such as http://collector:4318/v1/traces. Without it none are made.',
+      ),
+    TRACES_RATIO: z.coerce.number().min(0).max(1).default(1).describe('Share of requests that are traced.'),
     LOG_LEVEL: z
       .enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'])
       .default('info')

@@ -1,5 +1,6 @@
 import { GraphQLError, type GraphQLErrorExtensions } from 'graphql';
 import type { Log } from './adapters/log.ts';
+import { isPassingFault } from './adapters/postgres.ts';
 import { DomainError, type ErrorCode, errorCodes } from './errors.ts';
 import { OperationClosedError } from './operation.ts';
 
@@ -8,9 +9,9 @@ const longestMessage = 1_000;
 
 /**
  * What a client may know of a fault: GraphQL's own refusals and domain errors keep their message and get a code of
- * `errorCodes`; everything else is logged and told as INTERNAL.
+ * `errorCodes`; a database that is away for a moment is SERVICE_BUSY; everything else is logged and told as INTERNAL.
  */
-export function toClientError(error: unknown, log: Log, traceId: string): GraphQLError {
+export function toClientError(error: unknown, log: () => Log, traceId: string): GraphQLError {
   const located = error instanceof GraphQLError ? error : null;
   const cause = located?.originalError ?? error;
   if (cause instanceof DomainError) {
@@ -19,8 +20,13 @@ export function toClientError(error: unknown, log: Log, traceId: string): GraphQ
   if (located !== null && isRefusal(located)) {
     return fromRefusal(located);
   }
+  if (isPassingFault(cause)) {
+    log().warn({ err: cause }, 'the database was away or out of capacity');
+    const busy = new DomainError('SERVICE_BUSY', 'The service is busy. Try again shortly.', { retryAfter: 1 });
+    return fromDomainError(busy, located);
+  }
   if (!(cause instanceof OperationClosedError)) {
-    log.error({ traceId, err: cause }, 'unexpected fault');
+    log().error({ err: cause }, 'unexpected fault');
   }
   return new GraphQLError('An unexpected fault. Quote the trace id when you report it.', {
     ...placeOf(located),

@@ -1,26 +1,27 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
-import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { GraphQLError, type GraphQLSchema } from 'graphql';
 import { createYoga, type GraphiQLOptionsOrFactory, type Plugin } from 'graphql-yoga';
 import type { Log } from './adapters/log.ts';
 import type { Metrics } from './adapters/metrics.ts';
+import type { Tracing } from './adapters/trace.ts';
 import type { Authenticate, Principal } from './auth.ts';
 import { DomainError } from './errors.ts';
 import { graphiqlOptions, renderGraphiqlPage } from './graphiql.ts';
 import { errorBody, shortened, toClientError } from './graphql-errors.ts';
 import type { CheckHealth } from './health.ts';
-import type { Operation } from './operation.ts';
+import { createObservation, type Observation } from './http-observation.ts';
+import type { Operation, Origin } from './operation.ts';
 import type { Context } from './schema/builder.ts';
 import { once } from './services/idempotency.ts';
 
 export interface HttpOptions {
   schema: GraphQLSchema;
   authenticate: Authenticate;
-  openOperation: (userId: string) => Operation;
+  openOperation: (userId: string, origin: Origin) => Operation;
   live: Context['live'];
   log: Log;
   metrics: Metrics;
+  tracing: Tracing;
   trustProxy: boolean;
   /** Serves GraphiQL, signed in with this token when there is one. */
   graphiql: { token: string | null } | null;
@@ -43,9 +44,8 @@ const graphqlPath = '/graphql';
 
 /** The HTTP server with everything a request meets, in that order. */
 export function createHttpServer(options: HttpOptions): Server {
-  const traces = new AsyncLocalStorage<string>();
+  const observation = createObservation({ ...options, graphqlPath });
   const principals = new WeakMap<Request, Principal>();
-  const traceId = (): string => traces.getStore() ?? 'none';
   const endSignal = createEndSignals(options.stopping);
 
   const yoga = createYoga<ServerContext, Context>({
@@ -67,40 +67,38 @@ export function createHttpServer(options: HttpOptions): Server {
     logging: {
       debug: () => undefined,
       info: () => undefined,
-      warn: (message: unknown) => options.log.warn({ traceId: traceId() }, String(message)),
+      warn: (message: unknown) => observation.log().warn(String(message)),
       // Faults of resolvers were logged when they were masked.
       error: () => undefined,
     },
-    maskedErrors: { maskError: (error) => toClientError(error, options.log, traceId()) },
+    maskedErrors: { maskError: (error) => toClientError(error, observation.log, observation.requestId()) },
     plugins: [
       answerHealth(options),
-      authenticateRequest(options, principals, traceId),
+      authenticateRequest(options, principals, observation),
       explainRefusals(),
-      countErrors(options, traceId),
+      observation.errorPlugin(),
     ],
     context: ({ request, req, res }) =>
-      createContext(options, request, { req, res }, principals.get(request), endSignal),
+      createContext(options, observation, request, { req, res }, principals.get(request), endSignal),
   });
 
   const settings = { requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: maximumHead };
   return createServer(settings, (request, response) => {
-    const id = requestId(request);
-    response.setHeader('x-request-id', id);
-    countRequest(options.metrics, request, response);
     // A closing server goes on to serve connections that are kept alive: each ends with the response under way.
     response.once('close', () => {
       if (options.stopping.aborted) {
         request.socket.destroySoon();
       }
     });
-    const refusal = refuseBody(request);
-    if (refusal !== null) {
-      options.metrics.errors.add({ code: refusal.error.code });
+    observation.follow(request, response, () => {
+      const refusal = refuseBody(request);
+      if (refusal === null) {
+        return yoga(request, response);
+      }
+      observation.countError(refusal.error.code);
       response.writeHead(refusal.status, { ...refusalHeaders, connection: 'close' });
-      response.end(JSON.stringify(errorBody(refusal.error)));
-      return;
-    }
-    traces.run(id, () => void yoga(request, response));
+      return response.end(JSON.stringify(errorBody(refusal.error)));
+    });
   });
 }
 
@@ -110,6 +108,7 @@ function serveGraphiql(graphiql: HttpOptions['graphiql']): GraphiQLOptionsOrFact
 
 function createContext(
   options: HttpOptions,
+  observation: Observation,
   request: Request,
   { req, res }: ServerContext,
   principal: Principal | undefined,
@@ -118,7 +117,10 @@ function createContext(
   if (principal === undefined) {
     throw new DomainError('UNAUTHENTICATED', 'Send a token: `Authorization: Bearer <token>`.');
   }
-  const operation = options.openOperation(principal.userId);
+  const operation = options.openOperation(principal.userId, {
+    requestId: observation.requestId(),
+    traceparent: options.tracing.traceparent(),
+  });
   res.once('close', () => void operation.close());
   const key = request.headers.get('idempotency-key');
   return {
@@ -184,7 +186,7 @@ function answerHealth(options: HttpOptions): Plugin {
 function authenticateRequest(
   options: HttpOptions,
   principals: WeakMap<Request, Principal>,
-  traceId: () => string,
+  observation: Observation,
 ): Plugin {
   return {
     onRequest: async ({ request, url, endResponse, fetchAPI }) => {
@@ -194,17 +196,17 @@ function authenticateRequest(
       try {
         principals.set(request, await options.authenticate(request.headers.get('authorization')));
       } catch (error) {
-        const fault = toClientError(error, options.log, traceId());
+        const fault = toClientError(error, observation.log, observation.requestId());
         const { status = 500, headers = {} } = (fault.extensions['http'] ?? {}) as {
           status?: number;
           headers?: Record<string, string>;
         };
         const code = String(fault.extensions['code']);
-        options.metrics.errors.add({ code });
+        observation.countError(code);
         if (status === 401) {
           const reason = request.headers.has('authorization') ? 'bad_token' : 'no_token';
           options.metrics.unauthorized.add({ reason });
-          options.log.warn({ traceId: traceId(), code, reason }, 'unauthorized attempt');
+          observation.log().warn({ code, reason }, 'unauthorized attempt');
         }
         endResponse(fetchAPI.Response.json(errorBody(fault), { status, headers }));
       }
@@ -246,42 +248,6 @@ function explainRefusals(): Plugin {
   };
 }
 
-/** Counts the errors of each answer, and asks for what the caller does not own: one id by mistake, many on purpose. */
-function countErrors(options: HttpOptions, traceId: () => string): Plugin<Context> {
-  return {
-    onResultProcess: ({ result }) => {
-      for (const error of 'errors' in result ? (result.errors ?? []) : []) {
-        const code = String(error.extensions?.['code'] ?? 'INTERNAL');
-        options.metrics.errors.add({ code });
-        if (code === 'NOT_FOUND') {
-          options.metrics.unauthorized.add({ reason: 'not_owned' });
-          options.log.info(
-            { traceId: traceId(), code, field: error.extensions['field'] },
-            'asked for what is not there',
-          );
-        }
-      }
-    },
-  };
-}
-
-/** Follows a request from its head to the end of its answer. */
-function countRequest(metrics: Metrics, request: IncomingMessage, response: ServerResponse): void {
-  const start = performance.now();
-  const path = request.url?.split('?', 1)[0] ?? '';
-  response.once('close', () => {
-    const isStream = String(response.getHeader('content-type') ?? '').startsWith('text/event-stream');
-    const kind = isStream
-      ? 'stream'
-      : path === graphqlPath
-        ? 'graphql'
-        : path.startsWith('/health/')
-          ? 'health'
-          : 'other';
-    metrics.requests.observe({ kind, status: String(response.statusCode) }, (performance.now() - start) / 1_000);
-  });
-}
-
 function refuseBody(request: IncomingMessage): { status: number; error: DomainError } | null {
   const declared = request.headers['content-length'];
   if (declared === undefined && request.headers['transfer-encoding'] !== undefined) {
@@ -295,11 +261,6 @@ function refuseBody(request: IncomingMessage): { status: number; error: DomainEr
     };
   }
   return null;
-}
-
-function requestId(request: IncomingMessage): string {
-  const given = request.headers['x-request-id'];
-  return typeof given === 'string' && /^[\w.-]{1,64}$/.test(given) ? given : randomUUID();
 }
 
 function clientAddress(request: IncomingMessage, trustProxy: boolean): string | null {

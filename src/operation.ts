@@ -11,6 +11,15 @@ export type AfterCommit = (channel: Channel) => void;
 /** Loads many values by key in one statement; the result has the order and length of the keys. */
 export type BatchLoad<Key, Value> = (operation: ReadOperation, keys: readonly Key[]) => Promise<Value[]>;
 
+/** The request that work came from, kept with the tasks that it leads to. */
+export interface Origin {
+  requestId: string | null;
+  /** Its trace (https://www.w3.org/TR/trace-context/); null when it is not traced. */
+  traceparent: string | null;
+}
+
+const noOrigin: Origin = { requestId: null, traceparent: null };
+
 /** What a service function needs to read as one user. */
 export interface ReadOperation {
   readonly userId: string;
@@ -23,6 +32,7 @@ export interface ReadOperation {
 
 /** What a service function needs to change something: one transaction, its events, and what may follow its commit. */
 export interface WriteOperation extends ReadOperation {
+  readonly origin: Origin;
   /** Writes an event in this transaction's commit and tells live readers after it. */
   emit(event: NewEvent): void;
   /** Runs after the commit, and not at all when there is none. It must not throw and is not waited for. */
@@ -68,7 +78,7 @@ type Loader = DataLoader<unknown, unknown, unknown>;
  * Begins nothing yet: the read transaction opens at the first query, serves all queries issued meanwhile, and commits
  * one turn of the event loop after the last one ended.
  */
-export function createOperation(resources: OperationResources, userId: string): Operation {
+export function createOperation(resources: OperationResources, userId: string, origin: Origin = noOrigin): Operation {
   const shared = new SharedRead(resources.database, userId);
   const read: ReadOperation = {
     userId,
@@ -81,7 +91,7 @@ export function createOperation(resources: OperationResources, userId: string): 
     userId,
     read,
     write: async (work) => {
-      const result = await runWrite(resources, userId, work);
+      const result = await runWrite(resources, userId, origin, work);
       // What is read next must see this commit.
       shared.refresh();
       return result;
@@ -94,6 +104,7 @@ export function createOperation(resources: OperationResources, userId: string): 
 async function runWrite<Result>(
   resources: OperationResources,
   userId: string,
+  origin: Origin,
   work: (operation: WriteOperation) => Promise<Result>,
 ): Promise<Result> {
   for (let attempt = 1; ; attempt += 1) {
@@ -103,6 +114,7 @@ async function runWrite<Result>(
     const loaders = new Map<unknown, Loader>();
     const operation: WriteOperation = {
       userId,
+      origin,
       clock: resources.clock,
       query: (prepared, values) => transaction.query(prepared, values),
       prisma: async (prismaWork) => prismaWork(await transaction.prisma()),

@@ -4,6 +4,7 @@ import type { Log } from './adapters/log.ts';
 import { createMetrics, type Metrics } from './adapters/metrics.ts';
 import { createProbe } from './adapters/postgres.ts';
 import { type Channel, createChannel } from './adapters/redis.ts';
+import { createTracing, type Tracing, type TracingOptions } from './adapters/trace.ts';
 import { type CheckHealth, createHealth, type Dependency } from './health.ts';
 import { createMonitorServer } from './monitor.ts';
 
@@ -11,6 +12,7 @@ import { createMonitorServer } from './monitor.ts';
 export interface ProcessParts {
   channel: Channel;
   metrics: Metrics;
+  tracing: Tracing;
   health: CheckHealth;
   /** Address of metrics and health; null when they were not asked for. */
   monitorUrl: string | null;
@@ -24,6 +26,8 @@ export interface ProcessOptions {
   redisUrl: string | null;
   /** Dependencies beside Postgres and Redis. */
   dependencies: Readonly<Record<string, Dependency>>;
+  /** Null traces nothing. */
+  tracing: TracingOptions | null;
   /** Where to serve metrics and health; null serves none. */
   monitor: { host: string; port: number } | null;
 }
@@ -37,6 +41,8 @@ export async function startProcessParts(options: ProcessOptions, log: Log): Prom
   const channel = createChannel({ url: options.redisUrl, log });
   started.defer(() => channel.close());
   const metrics = createMetrics();
+  const tracing = createTracing(options.tracing);
+  started.defer(() => tracing.close());
   const probe = createProbe(options.databaseUrl, probeTimeout);
   started.defer(() => probe.close());
   const stopping = new AbortController();
@@ -67,7 +73,15 @@ export async function startProcessParts(options: ProcessOptions, log: Log): Prom
     log.info({ port: (server.address() as AddressInfo).port }, 'metrics listening');
   }
   const all = started.move();
-  return { channel, metrics, health, monitorUrl, beginStop: () => stopping.abort(), close: () => all.disposeAsync() };
+  return {
+    channel,
+    metrics,
+    tracing,
+    health,
+    monitorUrl,
+    beginStop: () => stopping.abort(),
+    close: () => all.disposeAsync(),
+  };
 }
 
 /** The address of a server that listens there. */

@@ -24,7 +24,7 @@ const floors = [
   ['app'],
   ['process'],
   ['http', 'monitor', 'runner'],
-  ['health', 'graphiql', 'graphql-errors', 'resolvers'],
+  ['health', 'graphiql', 'graphql-errors', 'http-observation', 'resolvers'],
   ['schema'],
   ['services'],
   ['queue', 'auth'],
@@ -36,7 +36,7 @@ const floors = [
 ];
 
 /** Rooms that may know GraphQL, and the packages and rooms by which one knows it. */
-const graphqlRooms = new Set(['app', 'http', 'graphiql', 'graphql-errors', 'resolvers', 'schema']);
+const graphqlRooms = new Set(['app', 'http', 'graphiql', 'graphql-errors', 'http-observation', 'resolvers', 'schema']);
 const graphqlTargets =
   /^(graphql|graphql-yoga|graphql-scalars|graphql-sse|@pothos\/.+|@graphql-yoga\/.+|(graphiql|graphql-errors|resolvers|schema)(\.ts|\/.+))$/;
 

@@ -7,6 +7,7 @@ import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import type { Database, Transaction } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
 import { createAuthenticator } from '../../src/auth.ts';
 import { createHttpServer } from '../../src/http.ts';
 import { createOperation } from '../../src/operation.ts';
@@ -38,6 +39,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     live: { channel, heartbeatInterval: 15_000 },
     log,
     metrics: createMetrics(),
+    tracing: createTracing(null),
     trustProxy: false,
     graphiql: null,
     health: async () => ({ status: 'ready', dependencies: {} }),

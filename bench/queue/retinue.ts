@@ -4,6 +4,7 @@ import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import { createDatabase, type Database } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
 import { createOperation } from '../../src/operation.ts';
 import { reserveLane } from '../../src/queue/lane.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
@@ -112,7 +113,14 @@ export const engine: Engine = {
   startWorker: async ({ store, slots }, handle) => {
     const database = openDatabase(store.workerUrl, slots);
     const channel = createChannel({ url: store.redisUrl, log });
-    const resources = { database, channel, clock: systemClock(), log, metrics: createMetrics() };
+    const resources = {
+      database,
+      channel,
+      clock: systemClock(),
+      log,
+      metrics: createMetrics(),
+      tracing: createTracing(null),
+    };
     const worker = await startWorker(
       {
         ...resources,

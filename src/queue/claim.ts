@@ -17,6 +17,9 @@ const leads = statement<{ leads: boolean }>(
   `SELECT queue.leads($1, make_interval(secs => $2::float8 / 1000)) AS leads`,
 );
 const retire = statement<{ released: number }>(`SELECT queue.retire($1) AS released`);
+const census = statement<Census & Record<string, unknown>>(`
+  SELECT noun, state, amount::float8 AS amount, oldest_seconds AS "oldestSeconds"
+  FROM queue.census(make_interval(secs => $1::float8 / 1000))`);
 const stuck = statement<{ taskId: string; state: string; ageSeconds: number }>(`
   SELECT task_id AS "taskId", state, extract(epoch FROM age)::float8 AS "ageSeconds"
   FROM queue.stuck(make_interval(secs => $1::float8 / 1000), make_interval(secs => $2::float8 / 1000), $3)`);
@@ -85,6 +88,19 @@ export async function leadsUpkeep(database: Database, workerId: string, lease: n
 export async function retireWorker(database: Database, workerId: string): Promise<number> {
   const [row] = await database.query(retire, [workerId]);
   return row?.released ?? 0;
+}
+
+/** How much of something is open over all users, and how long its oldest has been, in seconds. */
+export interface Census {
+  noun: 'task' | 'approval' | 'worker';
+  state: string;
+  amount: number;
+  oldestSeconds: number;
+}
+
+/** Counts what is open, for operators. A worker counts as alive within `lease` milliseconds of its last sign. */
+export function takeCensus(database: Database, lease: number): Promise<Census[]> {
+  return database.query(census, [lease]);
 }
 
 /** Some of the tasks that run, or are due and wait for a worker, for longer than the limits in milliseconds. */

@@ -65,8 +65,9 @@ export class StaleAttemptError extends Error {
 }
 
 const insert = statement<{ id: string; state: TaskState }>(`
-  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, state, finished_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8,
+  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
+    state, finished_at)
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $10, $11,
     (CASE WHEN parents.lost THEN 'SKIPPED' WHEN parents.open THEN 'BLOCKED' ELSE 'QUEUED' END)::task_state,
     CASE WHEN parents.lost THEN clock_timestamp() END
   FROM (
@@ -109,6 +110,8 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     task.sessionOrder,
     JSON.stringify(task.input ?? {}),
     parents,
+    operation.origin.requestId,
+    operation.origin.traceparent,
   ]);
   if (row === undefined) {
     throw new Error('the task was not stored');

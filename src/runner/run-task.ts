@@ -2,6 +2,7 @@ import type { LanguageModel } from '../adapters/llm.ts';
 import type { Log } from '../adapters/log.ts';
 import type { Metrics } from '../adapters/metrics.ts';
 import { isPassingFault } from '../adapters/postgres.ts';
+import type { SpanOptions, Tracing } from '../adapters/trace.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ModelFor } from '../governor/caller.ts';
@@ -17,6 +18,7 @@ export interface RunResources extends OperationResources {
   model: LanguageModel;
   log: Log;
   metrics: Metrics;
+  tracing: Tracing;
   /** How long a task may run over all its attempts, in milliseconds. */
   taskTimeout: number;
 }
@@ -59,55 +61,70 @@ export async function runTask(
   claim: Claim,
   abandoned: AbortSignal,
 ): Promise<void> {
-  const operation = createOperation(resources, claim.userId);
+  const { taskId, attempt, kind } = claim;
+  const first = createOperation(resources, claim.userId);
+  let log = resources.log.child({ taskId, attempt });
   const deadline = new AbortController();
   const started = performance.now();
   let outcome: 'ended' | 'failed' | 'abandoned' = 'ended';
   let timer: NodeJS.Timeout | undefined;
   try {
-    const { task, remaining } = await operation.write((write) => startAttempt(write, claim, resources.taskTimeout));
+    const { task, remaining } = await first.write((write) => startAttempt(write, claim, resources.taskTimeout));
     timer = setTimeout(
       () => deadline.abort(new DomainError('TASK_TIMED_OUT', 'The task took too long.')),
       Math.min(remaining, 2 ** 31 - 1),
     );
     const signal = AbortSignal.any([abandoned, deadline.signal]);
-    const progress = createProgress(operation, claim, task.sessionId);
-    await handler({ resources, operation, claim, task, progress, signal });
+    const attributes = { 'retinue.task.id': taskId, 'retinue.task.kind': kind, 'retinue.task.attempt': attempt };
+    const span: SpanOptions = { kind: 'consumer', parent: task.traceparent, attributes };
+    await resources.tracing.run(`task ${kind}`, span, async () => {
+      const { requestId } = task;
+      const traceId = resources.tracing.traceId();
+      log = log.child({ requestId, ...(traceId === null ? {} : { traceId }) });
+      // What the task leads to comes from the same request, and stands below this attempt in its trace.
+      const traceparent = resources.tracing.traceparent() ?? task.traceparent;
+      const operation = createOperation(resources, claim.userId, { requestId, traceparent });
+      try {
+        const progress = createProgress(operation, claim, task.sessionId);
+        await handler({ resources: { ...resources, log }, operation, claim, task, progress, signal });
+      } finally {
+        await operation.close();
+      }
+    });
   } catch (error) {
-    outcome = await endFailedRun(resources, operation, claim, error, abandoned, deadline.signal);
+    outcome = await endFailedRun(log, first, claim, error, abandoned, deadline.signal);
   } finally {
     clearTimeout(timer);
-    resources.metrics.attempts.observe({ kind: claim.kind, outcome }, (performance.now() - started) / 1_000);
-    await operation.close();
+    resources.metrics.attempts.observe({ kind, outcome }, (performance.now() - started) / 1_000);
+    await first.close();
   }
 }
 
 async function endFailedRun(
-  resources: RunResources,
+  log: Log,
   operation: Operation,
   claim: Claim,
   error: unknown,
   abandoned: AbortSignal,
   deadline: AbortSignal,
 ): Promise<'failed' | 'abandoned'> {
-  const ids = { taskId: claim.taskId, attempt: claim.attempt };
   if (abandoned.aborted || error instanceof StaleAttemptError) {
-    resources.log.info(ids, 'attempt ended without effect: another one has the task, or it was cancelled');
+    log.info('attempt ended without effect: another one has the task, or it was cancelled');
     return 'abandoned';
   }
   const cause: unknown = deadline.aborted ? deadline.reason : error;
   const failure = toFailure(cause);
   if (failure.code === 'INTERNAL') {
-    resources.log.error({ ...ids, err: cause }, 'task attempt failed unexpectedly');
+    log.error({ err: cause }, 'task attempt failed unexpectedly');
   } else {
-    resources.log.warn({ ...ids, code: failure.code }, 'task attempt failed');
+    log.warn({ code: failure.code }, 'task attempt failed');
   }
   try {
     await operation.write((write) => failAttempt(write, claim, failure));
   } catch (second) {
     // The task still stands as this worker's. Its next signs of life find it forgotten and give it another attempt.
     if (!(second instanceof StaleAttemptError)) {
-      resources.log.error({ ...ids, err: second }, 'task failure could not be stored');
+      log.error({ err: second }, 'task failure could not be stored');
     }
   }
   return 'failed';

@@ -4,6 +4,7 @@ import { createOperation, type OperationResources } from '../operation.ts';
 import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
 import { wakeWorkers } from '../queue/signal.ts';
 import { expireApprovals, type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
+import { showCensus } from './census.ts';
 import { startLoop } from './loop.ts';
 
 export interface UpkeepOptions {
@@ -17,6 +18,8 @@ export interface UpkeepOptions {
 const rescueInterval = 1_000;
 const expiryInterval = 1_000;
 const cleanupInterval = 30_000;
+/** As often as metrics are usually read. */
+const censusInterval = 5_000;
 /** Tasks that are due but wait this long for a worker are reported, in milliseconds. */
 const queuedLimit = 600_000;
 
@@ -72,7 +75,12 @@ export function startUpkeep(
     },
     failed('cleanup'),
   );
+  const stopCensus = startLoop(
+    censusInterval,
+    async () => showCensus(database, metrics, options.lease, await leadsUpkeep(database, workerId, options.lease)),
+    failed('census'),
+  );
   return async () => {
-    await Promise.all([stopRescue(), stopExpiry(), stopCleanup()]);
+    await Promise.all([stopRescue(), stopExpiry(), stopCleanup(), stopCensus()]);
   };
 }

@@ -40,7 +40,7 @@ beforeAll(async () => {
   await alice.ask('{ viewer { id } }');
   channel = countListeners(createChannel({ url: null, log }));
   parts = await startProcessParts(
-    { databaseUrl: service.database.appUrl, redisUrl: null, dependencies: {}, monitor: null },
+    { databaseUrl: service.database.appUrl, redisUrl: null, dependencies: {}, tracing: null, monitor: null },
     log,
   );
   api = await startApi(service.config, log, { ...parts, channel });

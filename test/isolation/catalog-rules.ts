@@ -77,6 +77,8 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   'tenants_ready_idx',
   'tasks_worker_id_idx',
   'tasks_retry_due_idx',
+  // Operators see over all users how many tasks are held.
+  'tasks_held_idx',
   // Upkeep finds over all users which approvals and sessions expired and whose events are due for removal.
   'approvals_expiry_idx',
   'sessions_expires_at_idx',
@@ -88,7 +90,7 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [
-    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
+    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],

@@ -38,7 +38,7 @@ export function createLocalAsk(schema: GraphQLSchema, database: Database, userId
     };
     try {
       const { data = null, errors = [] } = await graphql({ schema, source, variableValues, contextValue });
-      const told = errors.map((error) => toClientError(error, log, 'none').toJSON());
+      const told = errors.map((error) => toClientError(error, () => log, 'none').toJSON());
       return {
         status: 200,
         data,

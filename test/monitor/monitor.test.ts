@@ -85,6 +85,17 @@ describe('a process for its operators', () => {
     expect(values.get('process_resident_memory_bytes')).toBeGreaterThan(0);
   });
 
+  it('counts tasks, approvals and workers over all users, in the leading worker', async () => {
+    const values = await waitFor('the census', async () => {
+      const found = await scrape(monitorUrl);
+      return found.get('retinue_workers') === 1 ? found : null;
+    });
+    for (const state of ['BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING']) {
+      expect(values.get(`retinue_tasks{state="${state}"}`)).toBe(0);
+    }
+    expect(values.get('retinue_approvals_pending')).toBe(0);
+  });
+
   it('names no user and no text of one in any series', async () => {
     const { data } = await alice.ask('{ viewer { id } agents(first: 5) { edges { node { id name } } } }');
     const text = await (await ask('/metrics')).text();

@@ -3,6 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
 import { beat, claimTasks, leadsUpkeep, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
 import { mostCrashes } from '../../src/queue/retry.ts';
 import { type Claim, endAttempt } from '../../src/queue/task.ts';
@@ -136,6 +137,7 @@ describe('rescue', () => {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
+      tracing: createTracing(null),
       taskTimeout: 60_000,
       model: { chat: noModel, embed: noModel },
     };

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
 import { claimTasks, rescueTasks } from '../../src/queue/claim.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
 import { holdAttempt } from '../../src/queue/task.ts';
@@ -32,6 +33,7 @@ async function work(handler: TaskHandler): Promise<Worker> {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
+      tracing: createTracing(null),
       taskTimeout: 60_000,
       modelFor: () => ({ chat: noModel, embed: noModel }),
     },

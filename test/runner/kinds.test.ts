@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { createLanguageModel } from '../../src/adapters/llm.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
 import { DomainError } from '../../src/errors.ts';
 import type { TaskHandler } from '../../src/runner/run-task.ts';
 import { startWorker, type Worker } from '../../src/runner/worker.ts';
@@ -36,6 +37,7 @@ async function work(handlers: Record<string, TaskHandler>): Promise<void> {
       ...queue.resources,
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
+      tracing: createTracing(null),
       modelFor: () => model,
       taskTimeout: 60_000,
     },
