@@ -37,7 +37,7 @@ export async function generateClient(
     documents: [{ location, document, rawSDL: documentText }],
     config: {
       documentMode,
-      scalars: { ID: 'string', DateTime: 'string' },
+      scalars: { ID: 'string', DateTime: 'string', JSON: 'unknown' },
       strictScalars: true,
       useTypeImports: true,
       importExtension: '.ts',

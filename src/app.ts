@@ -140,6 +140,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Process
       ...resources,
       modelFor: () => model,
       taskTimeout: config.TASK_TIMEOUT,
+      approvalTimeout: config.APPROVAL_TIMEOUT,
     },
     {
       handlers: { AGENT_RUN: runAgent },

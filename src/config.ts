@@ -93,6 +93,9 @@ const rules = z
     WORKER_POLL_INTERVAL: milliseconds(1_000).describe('How often a worker looks for tasks when no wake-up arrives.'),
     TASK_TIMEOUT: milliseconds(600_000).describe('Longest run of a task.'),
     TASK_LEASE: milliseconds(10_000).describe('How long a silent worker keeps its tasks.'),
+    APPROVAL_TIMEOUT: milliseconds(300_000).describe(
+      'Time to decide what was asked, where neither tool nor agent says otherwise.',
+    ),
     SESSION_RETENTION_DAYS: count(7, 3_650).describe('Days that an expired session stays readable.'),
     EVENT_RETENTION_DAYS: count(30, 3_650).describe('Days that an event stays in the log.'),
     EVENTS_PER_SESSION: count(1_000, 100_000).describe('Newest events of a session that stay in the log.'),

@@ -10,6 +10,10 @@ export const errorCodes = {
   SESSION_EXPIRED: 'The session is past its expiry and takes no more messages. Create a new one.',
   AGENT_QUEUE_FULL: 'The agent already has as many waiting tasks as it may have. Nothing was stored; retry later.',
   TASK_ENDED: 'The task is completed, failed, cancelled or skipped: nothing about it can be changed any more.',
+  APPROVAL_ALREADY_DECIDED: 'Somebody decided it before, you or another device of yours. Read it to see how.',
+  APPROVAL_EXPIRED: 'Its time to be decided is over, which counts as declined. `requestAgain` asks anew.',
+  APPROVAL_CANCELLED: 'What asked for it was cancelled, so that there is nothing to decide.',
+  APPROVAL_MISMATCH: 'It asks for something else than what `argumentsHash` says you were shown. Read it again.',
   MODEL_UNAVAILABLE: 'The model did not answer in time or could not be reached.',
   MODEL_RATE_LIMITED: 'The model provider refuses more requests for now.',
   MODEL_REFUSED:

@@ -11,6 +11,9 @@ export type NewEvent =
   | { type: 'task_progress'; sessionId: string | null; taskId: string; progress: number; note: string }
   | { type: 'task_cancelled'; sessionId: string | null; taskId: string }
   | { type: 'task_skipped'; sessionId: string | null; taskId: string }
+  | { type: 'approval_required'; sessionId: string; approvalId: string }
+  | { type: 'tool_request'; sessionId: string; taskId: string; approvalId: string }
+  | { type: 'plan_request'; sessionId: string; taskId: string; planId: string; approvalId: string }
   | {
       type: 'approval_resolved';
       sessionId: string;

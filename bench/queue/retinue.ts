@@ -126,6 +126,7 @@ export const engine: Engine = {
         ...resources,
         modelFor: () => ({ chat: noModel, embed: noModel }),
         taskTimeout: 600_000,
+        approvalTimeout: 300_000,
       },
       {
         handlers: {

@@ -21,6 +21,8 @@ export interface RunResources extends OperationResources {
   tracing: Tracing;
   /** How long a task may run over all its attempts, in milliseconds. */
   taskTimeout: number;
+  /** How long a user has to decide, where neither tool nor agent says otherwise, in milliseconds. */
+  approvalTimeout: number;
 }
 
 /** What a worker shares between the runs of all users. */

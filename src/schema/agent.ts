@@ -66,6 +66,11 @@ export function addAgent(builder: Builder) {
         type: approvalPolicy,
         description: 'When its tools need your approval.',
       }),
+      approvalTimeoutSeconds: t.exposeInt('approvalTimeoutSeconds', {
+        nullable: true,
+        description:
+          'How long you have to approve its calls of tools; null for the default of the service. A tool may say otherwise.',
+      }),
       maxConcurrentTasks: t.exposeInt('maxConcurrentTasks', { description: 'Most of its tasks that run at once.' }),
       memory: t.field({
         type: memory,
@@ -98,6 +103,9 @@ export function addAgent(builder: Builder) {
       model: t.string({ description: 'Leave out for the default model.' }),
       temperature: t.float({ description: '0 to 2.' }),
       approvalPolicy: t.field({ type: approvalPolicy, description: 'Default DANGEROUS.' }),
+      approvalTimeoutSeconds: t.int({
+        description: 'How long you have to approve its calls of tools: 10 seconds to 30 days. Null for the default.',
+      }),
       maxConcurrentTasks: t.int({ description: '1 to 10; default 3.' }),
       memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
     }),
@@ -111,6 +119,9 @@ export function addAgent(builder: Builder) {
       model: t.string({ description: 'Null for the default model.' }),
       temperature: t.float({ description: '0 to 2; null for the default of the model.' }),
       approvalPolicy: t.field({ type: approvalPolicy, description: 'When its tools need your approval.' }),
+      approvalTimeoutSeconds: t.int({
+        description: 'How long you have to approve its calls of tools: 10 seconds to 30 days. Null for the default.',
+      }),
       maxConcurrentTasks: t.int({ description: '1 to 10. Running tasks are let finish.' }),
       memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
     }),

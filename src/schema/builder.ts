@@ -1,10 +1,18 @@
 import SchemaBuilder from '@pothos/core';
 import RelayPlugin from '@pothos/plugin-relay';
 import { isObjectType } from 'graphql';
-import { DateTimeISOResolver } from 'graphql-scalars';
+import { DateTimeISOResolver, JSONResolver } from 'graphql-scalars';
 import type { Principal } from '../auth.ts';
 import { badInput } from '../errors.ts';
-import type { AgentModel, MessageModel, SessionModel, TaskModel, UserModel } from '../generated/prisma/models.ts';
+import type {
+  AgentModel,
+  ApprovalGrantModel,
+  ApprovalModel,
+  MessageModel,
+  SessionModel,
+  TaskModel,
+  UserModel,
+} from '../generated/prisma/models.ts';
 import type { Operation, WriteOperation } from '../operation.ts';
 import type { FollowOptions } from '../services/event.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
@@ -33,6 +41,7 @@ export interface SchemaTypes {
   Scalars: {
     ID: { Input: string; Output: string };
     DateTime: { Input: Date; Output: Date };
+    JSON: { Input: unknown; Output: unknown };
   };
   Objects: {
     User: UserModel;
@@ -41,6 +50,8 @@ export interface SchemaTypes {
     Session: SessionModel;
     Message: MessageModel;
     Task: TaskModel;
+    Approval: ApprovalModel;
+    ApprovalGrant: ApprovalGrantModel;
   };
 }
 
@@ -96,6 +107,7 @@ export function createBuilder(): Builder {
   builder.addScalarType('DateTime', DateTimeISOResolver, {
     description: 'A point in time by RFC 3339, in UTC, such as `2026-11-21T09:30:00.000Z`.',
   });
+  builder.addScalarType('JSON', JSONResolver, { description: 'Any JSON value, as it is.' });
   builder.queryType({ description: 'Reads. All fields of one query see the same state of the data.' });
   builder.mutationType({
     description:

@@ -1,10 +1,12 @@
-import { ApprovalState } from '../generated/prisma/enums.ts';
+import type { ApprovalState } from '../generated/prisma/enums.ts';
 import type { EventType } from '../outbox.ts';
 import { agentById } from '../services/agent.ts';
+import { approvalById } from '../services/approval.ts';
 import type { StreamItem } from '../services/event.ts';
 import { messageById } from '../services/message.ts';
 import { sessionById } from '../services/session.ts';
 import { taskById } from '../services/task.ts';
+import type { addApproval } from './approval.ts';
 import { type Builder, encodeId } from './builder.ts';
 
 type EventItem = Extract<StreamItem, { kind: 'event' }>;
@@ -22,6 +24,12 @@ const loggedTypes = {
     name: 'TaskSkipped',
     description: 'A task will never run, because one it depends on did not succeed.',
   },
+  approval_required: {
+    name: 'ApprovalRequired',
+    description: 'Something waits for your approval. A `ToolRequest` or `PlanRequest` follows and says what.',
+  },
+  tool_request: { name: 'ToolRequest', description: 'An agent wants to call a tool and waits for your approval.' },
+  plan_request: { name: 'PlanRequest', description: 'The orchestrator has a plan and waits for your approval.' },
   approval_resolved: {
     name: 'ApprovalResolved',
     description: 'Something you were asked to approve was decided or expired.',
@@ -32,7 +40,10 @@ const loggedTypes = {
 const unloggedTypes = { delta: 'MessageDelta', heartbeat: 'Heartbeat', history_lost: 'HistoryLost' } as const;
 
 /** The event stream's interface and one object type per event. */
-export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Builder['enumType']> }) {
+export function addEvent(
+  builder: Builder,
+  enums: { agentStatus: ReturnType<Builder['enumType']>; approvalState: ReturnType<typeof addApproval>['state'] },
+) {
   const type = builder.enumType('EventType', {
     description: 'Kinds of events that a subscription can ask for.',
     values: {
@@ -41,17 +52,6 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
       ),
       MESSAGE_DELTA: { value: 'message_delta', description: 'A piece of an answer that is being written. Not logged.' },
     } as Record<string, { value: EventType | 'message_delta'; description: string }>,
-  });
-
-  const approvalState = builder.enumType('ApprovalState', {
-    description: 'What became of something you were asked to approve.',
-    values: {
-      PENDING: { description: 'It waits for you.', value: ApprovalState.PENDING },
-      APPROVED: { description: 'You allowed it.', value: ApprovalState.APPROVED },
-      REJECTED: { description: 'You declined it.', value: ApprovalState.REJECTED },
-      EXPIRED: { description: 'Nobody decided in time, which counts as declined.', value: ApprovalState.EXPIRED },
-      CANCELLED: { description: 'What asked for it was cancelled.', value: ApprovalState.CANCELLED },
-    } as const,
   });
 
   const event = builder.interfaceRef<StreamItem>('Event').implement({
@@ -91,12 +91,25 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
   const failed = logged('task_failed');
   const cancelled = logged('task_cancelled');
   const skipped = logged('task_skipped');
+  const required = logged('approval_required');
+  const toolRequested = logged('tool_request');
+  const planRequested = logged('plan_request');
   const resolved = logged('approval_resolved');
   const called = logged('direct_agent_call');
   const changed = logged('agent_status_changed');
   const created = logged('message_created');
 
-  for (const ref of [started, progressed, completed, failed, cancelled, skipped, called]) {
+  for (const ref of [
+    started,
+    progressed,
+    completed,
+    failed,
+    cancelled,
+    skipped,
+    called,
+    toolRequested,
+    planRequested,
+  ]) {
     builder.objectField(ref, 'task', (t) =>
       t.field({
         type: 'Task',
@@ -155,12 +168,39 @@ export function addEvent(builder: Builder, enums: { agentStatus: ReturnType<Buil
     }),
   );
 
-  builder.objectField(resolved, 'approvalId', (t) =>
-    t.id({ description: 'Id of the approval.', resolve: (item) => encodeId('Approval', text(item, 'approvalId')) }),
+  for (const ref of [required, toolRequested, planRequested, resolved]) {
+    builder.objectField(ref, 'approvalId', (t) =>
+      t.id({ description: 'Id of the approval.', resolve: (item) => encodeId('Approval', text(item, 'approvalId')) }),
+    );
+    builder.objectField(ref, 'approval', (t) =>
+      t.field({
+        type: 'Approval',
+        nullable: true,
+        description: 'The approval, as it is now; null when it was deleted since.',
+        resolve: (item, _arguments, context) => approvalById(context.operation.read, text(item, 'approvalId')),
+      }),
+    );
+  }
+  builder.objectField(toolRequested, 'toolName', (t) =>
+    t.string({
+      nullable: true,
+      description: 'Name of the tool; null when the approval was deleted since.',
+      resolve: async (item, _arguments, context) =>
+        (await approvalById(context.operation.read, text(item, 'approvalId')))?.toolName ?? null,
+    }),
+  );
+  builder.objectField(toolRequested, 'arguments', (t) =>
+    t.field({
+      type: 'JSON',
+      nullable: true,
+      description: 'What the tool would be called with; null when the approval was deleted since.',
+      resolve: async (item, _arguments, context) =>
+        (await approvalById(context.operation.read, text(item, 'approvalId')))?.arguments ?? null,
+    }),
   );
   builder.objectField(resolved, 'state', (t) =>
     t.field({
-      type: approvalState,
+      type: enums.approvalState,
       description: 'What it came to.',
       resolve: (item) => text(item, 'state') as ApprovalState,
     }),

@@ -15,8 +15,8 @@ const becomeIdle = statement<{ status: AgentStatus; changed: boolean }>(`
   WHERE user_id = $1 AND id = $2
   RETURNING status, old.before <> status AS changed`);
 
-/** How a task of the agent ended. */
-export type TaskEnd = 'completed' | 'cancelled' | { failure: string };
+/** How a task of the agent ended, or stopped for now. */
+export type TaskEnd = 'completed' | 'cancelled' | 'waiting' | { failure: string };
 
 /** Marks the agent BUSY and tells of it when that is a change. */
 export async function markAgentBusy(operation: WriteOperation, agentId: string): Promise<void> {
@@ -28,7 +28,7 @@ export async function markAgentBusy(operation: WriteOperation, agentId: string):
 
 /**
  * Sets the agent's status after one of its tasks ended: BUSY while others run, ERROR with the reason when it failed, else
- * READY; only an ERROR outlives a cancel. The caller holds the lane's lock, so that `running` is exact.
+ * READY; only an ERROR outlives a cancel and a wait. The caller holds the lane's lock, so that `running` is exact.
  */
 export async function settleAgent(
   operation: WriteOperation,
@@ -37,7 +37,7 @@ export async function settleAgent(
   end: TaskEnd,
 ): Promise<void> {
   const failure = typeof end === 'object' ? end.failure : null;
-  const values = [operation.userId, agentId, running, failure, end === 'cancelled'];
+  const values = [operation.userId, agentId, running, failure, end === 'cancelled' || end === 'waiting'];
   const [agent] = await operation.query(becomeIdle, values);
   if (agent?.changed === true) {
     operation.emit({ type: 'agent_status_changed', agentId, status: agent.status });

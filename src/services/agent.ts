@@ -17,6 +17,7 @@ export interface AgentInput {
   model?: string | null | undefined;
   temperature?: number | null | undefined;
   approvalPolicy?: ApprovalPolicy | null | undefined;
+  approvalTimeoutSeconds?: number | null | undefined;
   maxConcurrentTasks?: number | null | undefined;
   memory?: AgentMemoryInput | null | undefined;
 }
@@ -47,6 +48,11 @@ const agentRules = z.object({
     .max(2, '`temperature` must be from 0 to 2.')
     .nullish(),
   approvalPolicy: z.enum(['ALWAYS', 'DANGEROUS', 'NEVER'], required('approvalPolicy')).optional(),
+  approvalTimeoutSeconds: z
+    .int()
+    .min(10, '`approvalTimeoutSeconds` must be from 10 to 2,592,000.')
+    .max(2_592_000, '`approvalTimeoutSeconds` must be from 10 to 2,592,000.')
+    .nullish(),
   maxConcurrentTasks: z
     .int(required('maxConcurrentTasks'))
     .min(1, '`maxConcurrentTasks` must be from 1 to 10.')

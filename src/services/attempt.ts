@@ -5,6 +5,7 @@ import type { WriteOperation } from '../operation.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
 import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
+import { type NewApproval, requestApproval } from './approval.ts';
 import { taskById } from './task.ts';
 
 const setDeadline = statement<{ remaining: number }>(`
@@ -105,6 +106,26 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
       operation.emit({ type: 'task_skipped', sessionId, taskId });
     }
   }
+}
+
+/**
+ * Ends an attempt that can't go on before its user has decided. The task holds no slot while it waits; the last of the
+ * decisions queues it again. Waiting, agent, questions and events are one commit, so that no decision comes too early.
+ * @returns the ids of the approvals
+ * @throws StaleAttemptError
+ */
+export async function waitForApprovals(
+  operation: WriteOperation,
+  claim: Claim,
+  asked: readonly [NewApproval, ...NewApproval[]],
+): Promise<string[]> {
+  const ended = await endAttempt(operation, claim, { state: 'WAITING' });
+  const approvalIds: string[] = [];
+  for (const approval of asked) {
+    approvalIds.push(await requestApproval(operation, approval));
+  }
+  await settle(operation, ended, 'waiting');
+  return approvalIds;
 }
 
 async function settle(operation: WriteOperation, ended: EndedAttempt, end: TaskEnd): Promise<void> {

@@ -2,6 +2,8 @@ import { statement } from '../adapters/postgres.ts';
 import { Prisma } from '../generated/prisma/client.ts';
 import type {
   AgentModel,
+  ApprovalGrantModel,
+  ApprovalModel,
   EventModel,
   MessageModel,
   OrchestratorModel,
@@ -36,6 +38,8 @@ export const tables = {
   session: table<SessionModel>('sessions', Prisma.SessionScalarFieldEnum),
   message: table<MessageModel>('messages', Prisma.MessageScalarFieldEnum),
   task: table<TaskModel>('tasks', Prisma.TaskScalarFieldEnum),
+  approval: table<ApprovalModel>('approvals', Prisma.ApprovalScalarFieldEnum),
+  approvalGrant: table<ApprovalGrantModel>('approval_grants', Prisma.ApprovalGrantScalarFieldEnum),
   event: table<EventModel>('events', Prisma.EventScalarFieldEnum),
 } as const;
 

@@ -6,6 +6,7 @@ import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { countRunning } from '../queue/lane.ts';
 import { type CancelTarget, cancelTasks } from '../queue/task.ts';
 import { settleAgent } from './agent-status.ts';
+import { cancelApprovals } from './approval.ts';
 import {
   type Condition,
   childPages,
@@ -117,6 +118,10 @@ async function cancelAll(operation: WriteOperation, target: CancelTarget): Promi
   for (const agentId of [...agentIds].toSorted()) {
     await settleAgent(operation, agentId, await countRunning(operation, agentId), 'cancelled');
   }
+  await cancelApprovals(
+    operation,
+    cancelled.map(({ taskId }) => taskId),
+  );
   for (const { became, sessionId, taskId } of cancelled) {
     operation.emit({ type: became === 'CANCELLED' ? 'task_cancelled' : 'task_skipped', sessionId, taskId });
   }

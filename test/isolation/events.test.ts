@@ -97,7 +97,7 @@ async function work(user: TestUser, world: World, stream: Stream): Promise<void>
 
 async function newcomer(name: string): Promise<{ user: TestUser; world: World }> {
   const user = await service.user(name);
-  return { user, world: await createWorld(user.ask, name) };
+  return { user, world: await createWorld(user.ask, name, service.database.owner) };
 }
 
 /** That a stream holds what happened to one user, and nothing of the other. */

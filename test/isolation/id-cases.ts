@@ -3,7 +3,17 @@ import type { World } from './world.ts';
 /** How a place that takes an id, a cursor or a search is tried with what belongs to somebody else. */
 export interface IdCase {
   /** Noun of the id; `Node` for all nouns in turn; or a cursor of that list, or a text to search for. */
-  takes: 'Node' | 'User' | 'Agent' | 'Session' | 'Message' | 'Task' | { cursorOf: string } | { search: true };
+  takes:
+    | 'Node'
+    | 'User'
+    | 'Agent'
+    | 'Session'
+    | 'Message'
+    | 'Task'
+    | 'Approval'
+    | 'ApprovalGrant'
+    | { cursorOf: string }
+    | { search: true };
   /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
   document: string;
   /** Other variables: things of the caller's own. */
@@ -14,6 +24,8 @@ const agent = 'id name description instructions lastError createdAt';
 const session = 'id title clientAddress messages { edges { node { content } } } tasks { edges { node { id } } }';
 const message = 'id content session { id } agent { id name } task { id }';
 const task = 'id state errorMessage answerId session { id title } agent { id } message { content } answer { content }';
+const approval = 'id approvalState: state toolName arguments note task { id } session { id title }';
+const grant = 'id toolName agent { id name } session { id title }';
 
 function connection(list: string, argument: string, node: string): IdCase {
   return {
@@ -31,12 +43,22 @@ function ofSession(list: string, argument: string, node: string): IdCase {
   };
 }
 
+function ofTask(list: string, argument: string, node: string): IdCase {
+  return {
+    takes: { cursorOf: `Task.${list}` },
+    document: `query ($value: String!, $id: ID!) { task(id: $id) {
+      ${list}(${argument}: $value) { edges { cursor node { ${node} } } pageInfo { hasNextPage hasPreviousPage } } } }`,
+    own: ({ ids }) => ({ id: ids['Task'] }),
+  };
+}
+
 /** One case for each place of the schema that `findIdPlaces` names. */
 export const idCases: Record<string, IdCase> = {
   'Query.node(id)': {
     takes: 'Node',
     document: `query ($value: ID!) { node(id: $value) { __typename id ... on User { createdAt } ... on Agent { ${agent} }
-      ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} } } }`,
+      ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} }
+      ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} } } }`,
   },
   'Query.agent(id)': { takes: 'Agent', document: `query ($value: ID!) { agent(id: $value) { ${agent} } }` },
   'Query.session(id)': { takes: 'Session', document: `query ($value: ID!) { session(id: $value) { ${session} } }` },
@@ -49,6 +71,14 @@ export const idCases: Record<string, IdCase> = {
     takes: 'Agent',
     document: `query ($value: ID!) { tasks(filter: { agentId: $value }) { edges { cursor node { ${task} } } pageInfo { hasNextPage } } }`,
   },
+  'Query.approval(id)': {
+    takes: 'Approval',
+    document: `query ($value: ID!) { approval(id: $value) { ${approval} } }`,
+  },
+  'Query.approvals(sessionId)': {
+    takes: 'Session',
+    document: `query ($value: ID!) { approvals(sessionId: $value) { edges { cursor node { ${approval} } } pageInfo { hasNextPage } } }`,
+  },
   'Query.sessions(search)': {
     takes: { search: true },
     document: `query ($value: String!) { sessions(search: $value) { edges { cursor node { ${session} } } pageInfo { hasNextPage } } }`,
@@ -59,6 +89,14 @@ export const idCases: Record<string, IdCase> = {
   'Query.sessions(before)': connection('sessions', 'before', session),
   'Query.tasks(after)': connection('tasks', 'after', task),
   'Query.tasks(before)': connection('tasks', 'before', task),
+  'Query.approvals(after)': connection('approvals', 'after', approval),
+  'Query.approvals(before)': connection('approvals', 'before', approval),
+  'Task.approvals(after)': ofTask('approvals', 'after', approval),
+  'Task.approvals(before)': ofTask('approvals', 'before', approval),
+  'Session.approvals(after)': ofSession('approvals', 'after', approval),
+  'Session.approvals(before)': ofSession('approvals', 'before', approval),
+  'Session.approvalGrants(after)': ofSession('approvalGrants', 'after', grant),
+  'Session.approvalGrants(before)': ofSession('approvalGrants', 'before', grant),
   'Session.messages(after)': ofSession('messages', 'after', message),
   'Session.messages(before)': ofSession('messages', 'before', message),
   'Session.tasks(after)': ofSession('tasks', 'after', task),
@@ -92,6 +130,18 @@ export const idCases: Record<string, IdCase> = {
       sendMessage(input: { sessionId: $session, targetAgentId: $value, content: "hello" }) {
         message { ${message} } session { ${session} } task { ${task} } } }`,
     own: ({ ids }) => ({ session: ids['Session'] }),
+  },
+  'Mutation.decideApproval(id)': {
+    takes: 'Approval',
+    document: `mutation ($value: ID!) { decideApproval(id: $value, decision: APPROVED, remember: true) { approval { ${approval} } } }`,
+  },
+  'Mutation.requestAgain(id)': {
+    takes: 'Approval',
+    document: `mutation ($value: ID!) { requestAgain(id: $value) { approval { ${approval} } } }`,
+  },
+  'Mutation.withdrawApprovalGrant(id)': {
+    takes: 'ApprovalGrant',
+    document: 'mutation ($value: ID!) { withdrawApprovalGrant(id: $value) { withdrawnApprovalGrantId } }',
   },
   'Mutation.cancelTask(id)': {
     takes: 'Task',

@@ -35,7 +35,7 @@ export async function openNeighbourhood(): Promise<Neighbourhood> {
     newcomer: async (name) => {
       users += 1;
       const { ask } = await service.user(`${name} ${users}`);
-      return { ask, world: await createWorld(ask, `${name} ${users}`) };
+      return { ask, world: await createWorld(ask, `${name} ${users}`, (...statement) => owner.query(...statement)) };
     },
     trial: (caller, stranger, ask = caller.ask) => ({
       ask,

@@ -16,8 +16,26 @@ export interface World {
   cursors: Record<string, string>;
 }
 
-/** Makes a team, sessions, messages and tasks for a user through the API. */
-export async function createWorld(ask: Ask, marker: string): Promise<World> {
+/** Runs SQL past every policy, to arrange what only workers make. */
+type Arrange = (sql: string, values?: unknown[]) => Promise<unknown>;
+
+/** A tool, and two questions about it for the oldest task of a session. */
+const addApprovals = `
+  WITH tool AS (
+    INSERT INTO tools (user_id, name, description, kind, arguments_schema)
+    SELECT user_id, 'send mail of ' || $3, 'secret of ' || $3, 'HTTP', '{}' FROM agents WHERE id = $2
+    RETURNING user_id, id, name
+  ), task AS (
+    SELECT id FROM tasks WHERE session_id = $1 ORDER BY id LIMIT 1
+  )
+  INSERT INTO approvals (user_id, kind, session_id, task_id, tool_id, tool_name, call_id, arguments, arguments_hash,
+    arguments_schema, expires_at)
+  SELECT tool.user_id, 'TOOL', $1, task.id, tool.id, tool.name, call.id, jsonb_build_object('to', 'secret of ' || $3), 'x',
+    '{}', now() + interval '1 hour'
+  FROM tool, task, unnest(ARRAY['one', 'two']) AS call (id)`;
+
+/** Makes a team, sessions, messages and tasks for a user through the API, and what workers would ask the user. */
+export async function createWorld(ask: Ask, marker: string, arrange: Arrange): Promise<World> {
   const expectData: Ask = async (...request) => {
     const answer = await ask(...request);
     if (answer.errors.length > 0) {
@@ -45,15 +63,28 @@ export async function createWorld(ask: Ask, marker: string): Promise<World> {
       second: { sessionId, targetAgentId: agentId, content: `second secret of ${marker}` },
     },
   );
+  await arrange(addApprovals, [rowId(sessionId), rowId(agentId), marker]);
+  const asked = await expectData('query ($id: ID!) { approvals(sessionId: $id) { edges { node { id } } } }', {
+    id: sessionId,
+  });
+  await expectData(
+    'mutation ($id: ID!) { decideApproval(id: $id, decision: APPROVED, remember: true) { approval { id } } }',
+    {
+      id: asked.data.approvals.edges[1].node.id,
+    },
+  );
   const { data } = await expectData(
     `query ($id: ID!) {
       viewer { id }
       agents(first: 1) { edges { cursor } }
       sessions(first: 1) { edges { cursor } }
-      tasks(first: 1) { edges { cursor node { id } } }
+      tasks(last: 1) { edges { cursor node { id approvals(first: 1) { edges { cursor } } } } }
+      approvals(first: 1) { edges { cursor node { id } } }
       session(id: $id) {
         messages(first: 1) { edges { cursor node { id } } }
         tasks(first: 1) { edges { cursor } }
+        approvals(first: 1) { edges { cursor } }
+        approvalGrants { edges { cursor node { id } } }
       }
     }`,
     { id: sessionId },
@@ -67,13 +98,19 @@ export async function createWorld(ask: Ask, marker: string): Promise<World> {
       Session: sessionId,
       Message: data.session.messages.edges[0].node.id,
       Task: data.tasks.edges[0].node.id,
+      Approval: data.approvals.edges[0].node.id,
+      ApprovalGrant: data.session.approvalGrants.edges[0].node.id,
     },
     cursors: {
       'Query.agents': data.agents.edges[0].cursor,
       'Query.sessions': data.sessions.edges[0].cursor,
       'Query.tasks': data.tasks.edges[0].cursor,
+      'Query.approvals': data.approvals.edges[0].cursor,
       'Session.messages': data.session.messages.edges[0].cursor,
       'Session.tasks': data.session.tasks.edges[0].cursor,
+      'Session.approvals': data.session.approvals.edges[0].cursor,
+      'Session.approvalGrants': data.session.approvalGrants.edges[0].cursor,
+      'Task.approvals': data.tasks.edges[0].node.approvals.edges[0].cursor,
     },
   };
 }

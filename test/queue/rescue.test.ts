@@ -139,6 +139,7 @@ describe('rescue', () => {
       metrics: createMetrics(),
       tracing: createTracing(null),
       taskTimeout: 60_000,
+      approvalTimeout: 300_000,
       model: { chat: noModel, embed: noModel },
     };
     await runTask(

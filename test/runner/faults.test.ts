@@ -36,6 +36,7 @@ async function work(handler: TaskHandler): Promise<Worker> {
       tracing: createTracing(null),
       taskTimeout: 60_000,
       modelFor: () => ({ chat: noModel, embed: noModel }),
+      approvalTimeout: 300_000,
     },
     { handlers: { AGENT_RUN: handler }, slots: 5, pollInterval: 86_400_000, lease: 1_000, stopTimeout: 100 },
   );

@@ -40,6 +40,7 @@ async function work(handlers: Record<string, TaskHandler>): Promise<void> {
       tracing: createTracing(null),
       modelFor: () => model,
       taskTimeout: 60_000,
+      approvalTimeout: 300_000,
     },
     { handlers, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },
   );

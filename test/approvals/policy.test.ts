@@ -1,0 +1,45 @@
+import { describe, expect, it } from 'vitest';
+import { type ApprovalQuestion, needsApproval } from '../../src/services/approval-policy.ts';
+
+type ToolQuestion = Extract<ApprovalQuestion, { kind: 'TOOL' }>;
+type PlanQuestion = Extract<ApprovalQuestion, { kind: 'PLAN' }>;
+
+describe('a call of a tool', () => {
+  it.each<[ToolQuestion['agentPolicy'], ToolQuestion['toolPolicy'], boolean, boolean, boolean]>([
+    // The agent's policy, where the tool has none.
+    ['ALWAYS', null, false, false, true],
+    ['ALWAYS', null, true, false, true],
+    ['DANGEROUS', null, false, false, false],
+    ['DANGEROUS', null, true, false, true],
+    ['NEVER', null, false, false, false],
+    ['NEVER', null, true, false, false],
+    // The tool's own overrides it, to more and to less asking.
+    ['NEVER', 'ALWAYS', false, false, true],
+    ['NEVER', 'DANGEROUS', true, false, true],
+    ['NEVER', 'DANGEROUS', false, false, false],
+    ['ALWAYS', 'NEVER', true, false, false],
+    ['ALWAYS', 'DANGEROUS', false, false, false],
+    ['DANGEROUS', 'ALWAYS', false, false, true],
+    ['DANGEROUS', 'NEVER', true, false, false],
+    // What was approved for the rest of the session isn't asked, whatever the policy.
+    ['ALWAYS', null, true, true, false],
+    ['DANGEROUS', 'ALWAYS', true, true, false],
+    ['DANGEROUS', null, true, true, false],
+  ])('agent %s, tool %s, dangerous %s, granted %s: asks %s', (agentPolicy, toolPolicy, dangerous, granted, asks) => {
+    expect(needsApproval({ kind: 'TOOL', agentPolicy, toolPolicy, dangerous, granted })).toBe(asks);
+  });
+});
+
+describe('a plan', () => {
+  it.each<[PlanQuestion['policy'], number, boolean, boolean]>([
+    ['ALWAYS', 1, false, true],
+    ['ALWAYS', 9, false, true],
+    ['ALWAYS', 9, true, false],
+    ['DANGEROUS', 3, false, false],
+    ['DANGEROUS', 4, false, true],
+    ['DANGEROUS', 4, true, false],
+    ['NEVER', 100, false, false],
+  ])('policy %s, %s tasks where 3 are harmless, granted %s: asks %s', (policy, tasks, granted, asks) => {
+    expect(needsApproval({ kind: 'PLAN', policy, tasks, harmlessTasks: 3, granted })).toBe(asks);
+  });
+});
