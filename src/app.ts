@@ -1,14 +1,15 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { systemClock } from './adapters/clock.ts';
-import { createLanguageModel, createModelProbe } from './adapters/llm.ts';
+import { createModelProbe } from './adapters/llm.ts';
 import type { Log } from './adapters/log.ts';
 import type { Metrics, PoolName } from './adapters/metrics.ts';
-import { observeModel } from './adapters/observed-model.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
 import { assertConfinedRole } from './adapters/role.ts';
+import { createModels } from './app/model.ts';
 import { createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
+import type { ModelFor } from './governor/caller.ts';
 import { createHttpServer } from './http.ts';
 import { createOperation, type Origin } from './operation.ts';
 import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
@@ -31,6 +32,9 @@ export interface RunningApi extends Running {
   url: string;
 }
 
+/** What API and worker share when they are one process. */
+type Parts = ProcessParts & { modelFor?: ModelFor };
+
 /**
  * Starts API and worker in this process, over one channel: so that live messages reach the API without Redis too.
  * @throws Error when a role could bypass row-level security
@@ -51,7 +55,7 @@ export async function startAll(config: Config, log: Log): Promise<RunningApi> {
  * Builds the API process and starts to listen. Parts that are handed in stay the caller's to close.
  * @throws Error when a role could bypass row-level security
  */
-export async function startApi(config: Config, log: Log, shared?: ProcessParts): Promise<RunningApi> {
+export async function startApi(config: Config, log: Log, shared?: Parts): Promise<RunningApi> {
   await using started = new AsyncDisposableStack();
   const parts = shared ?? (await startParts(config, 'retinue-api', config.DATABASE_URL, log));
   if (shared === undefined) {
@@ -113,7 +117,7 @@ export async function startApi(config: Config, log: Log, shared?: ProcessParts):
  * Builds the worker process and starts to claim tasks. Parts that are handed in stay the caller's to close.
  * @throws Error when a role could bypass row-level security
  */
-export async function startTaskWorker(config: Config, log: Log, shared?: ProcessParts): Promise<Running> {
+export async function startTaskWorker(config: Config, log: Log, shared?: Parts): Promise<Running> {
   await using started = new AsyncDisposableStack();
   const parts = shared ?? (await startParts(config, 'retinue-worker', config.WORKER_DATABASE_URL, log));
   if (shared === undefined) {
@@ -123,22 +127,10 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Process
   const database = await openDatabase(config, 'worker', log, metrics);
   started.defer(() => database.close());
   const resources = { database, channel, clock: systemClock(), log, metrics, tracing };
-  const model = observeModel(
-    createLanguageModel({
-      baseUrl: config.MODEL_BASE_URL,
-      apiKey: config.MODEL_API_KEY,
-      defaultModel: config.MODEL_NAME,
-      defaultEmbeddingModel: config.MODEL_EMBEDDING_NAME,
-      connectTimeout: config.MODEL_CONNECT_TIMEOUT,
-      idleTimeout: config.MODEL_IDLE_TIMEOUT,
-    }),
-    metrics,
-    tracing,
-  );
   const worker = await startWorker(
     {
       ...resources,
-      modelFor: () => model,
+      modelFor: parts.modelFor ?? createModels(config, log, parts),
       taskTimeout: config.TASK_TIMEOUT,
       approvalTimeout: config.APPROVAL_TIMEOUT,
     },
@@ -172,9 +164,9 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Process
   };
 }
 
-function startParts(config: Config, serviceName: string, databaseUrl: string, log: Log): Promise<ProcessParts> {
+async function startParts(config: Config, serviceName: string, databaseUrl: string, log: Log): Promise<Parts> {
   const model = createModelProbe({ baseUrl: config.MODEL_BASE_URL, apiKey: config.MODEL_API_KEY });
-  return startProcessParts(
+  const parts = await startProcessParts(
     {
       databaseUrl,
       redisUrl: config.REDIS_URL ?? null,
@@ -186,6 +178,7 @@ function startParts(config: Config, serviceName: string, databaseUrl: string, lo
     },
     log,
   );
+  return { ...parts, modelFor: createModels(config, log, parts) };
 }
 
 async function openDatabase(config: Config, pool: PoolName, log: Log, metrics: Metrics): Promise<Database> {

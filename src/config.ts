@@ -3,6 +3,28 @@ import { z } from 'zod';
 const flag = z.enum(['true', 'false']).transform((value) => value === 'true');
 const milliseconds = (fallback: number) => z.coerce.number().int().positive().max(86_400_000).default(fallback);
 const count = (fallback: number, most: number) => z.coerce.number().int().positive().max(most).default(fallback);
+/** A JSON object of settings by name. */
+const table = <Row extends z.ZodType>(row: Row) =>
+  z
+    .string()
+    .default('{}')
+    .transform((text, context) => {
+      try {
+        return JSON.parse(text) as unknown;
+      } catch {
+        context.addIssue({ code: 'custom', message: 'must be a JSON object' });
+        return z.NEVER;
+      }
+    })
+    .pipe(z.record(z.string(), row));
+const modelLimits = z.strictObject({
+  requestsPerMinute: z.number().int().positive().optional(),
+  tokensPerMinute: z.number().int().positive().optional(),
+});
+const modelPrice = z.strictObject({
+  prompt: z.number().nonnegative(),
+  completion: z.number().nonnegative().default(0),
+});
 const postgresUrl = z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' });
 
 /** `id:key` pairs with keys of 32 bytes in Base64. The values themselves are not repeated: they are secrets. */
@@ -107,6 +129,28 @@ const rules = z
     OUTGOING_ALLOW: origins.describe(
       'Origins that tools may reach whatever their address, such as `http://127.0.0.1:8080`, with commas in between. Development only.',
     ),
+    MODEL_REQUESTS_PER_MINUTE: count(10_000, 10_000_000).describe(
+      'Requests a minute that the provider allows, for each model in MODEL_LIMITS and for all others together.',
+    ),
+    MODEL_TOKENS_PER_MINUTE: count(10_000_000, 10_000_000_000).describe(
+      'Tokens a minute that the provider allows, likewise.',
+    ),
+    MODEL_LIMITS: table(modelLimits).describe(
+      'Models with a budget of their own, as JSON: `{"gpt-x":{"requestsPerMinute":500,"tokensPerMinute":200000}}`.',
+    ),
+    MODEL_PRICES: table(modelPrice).describe(
+      'US dollars per million tokens, as JSON: `{"gpt-x":{"prompt":2.5,"completion":10}}`. Models not in it cost nothing.',
+    ),
+    MODEL_WAIT_TIMEOUT: milliseconds(60_000).describe('Longest wait of a call for its turn with the model.'),
+    MODEL_MAX_WAITING: count(5_000, 100_000).describe('Most calls that wait for a turn in a process.'),
+    MODEL_MAX_WAITING_PER_USER: count(500, 100_000).describe('Most of them of one user.'),
+    MODEL_FALLBACK_NAME: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('Model that answers chats when the first fails or has no room. Without it there is none.'),
+    MODEL_FALLBACK_BASE_URL: z.url().optional().describe('Its endpoint; by default MODEL_BASE_URL.'),
+    MODEL_FALLBACK_API_KEY: z.string().min(1).optional().describe('Its key; by default MODEL_API_KEY.'),
     HEARTBEAT_INTERVAL: milliseconds(15_000).describe('Time between heartbeats of an event stream.'),
     SHUTDOWN_TIMEOUT: milliseconds(20_000).describe('How long running work may go on after a stop was asked for.'),
     GRAPHIQL: flag.default(false).describe('Serve GraphiQL on the API address.'),

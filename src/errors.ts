@@ -16,6 +16,8 @@ export const errorCodes = {
   APPROVAL_MISMATCH: 'It asks for something else than what `argumentsHash` says you were shown. Read it again.',
   MODEL_UNAVAILABLE: 'The model did not answer in time or could not be reached.',
   MODEL_RATE_LIMITED: 'The model provider refuses more requests for now.',
+  MODEL_BUSY:
+    'More calls wait for the model than it can take in time. Nothing was sent to it; retry after `retryAfter` seconds.',
   MODEL_REFUSED:
     'The model provider rejected the request: a wrong key, an unknown model, or a prompt it does not take.',
   TASK_TIMED_OUT: 'The task took longer than a task may take.',

@@ -4,6 +4,7 @@ import type { Log } from './adapters/log.ts';
 import { createMetrics, type Metrics } from './adapters/metrics.ts';
 import { createProbe } from './adapters/postgres.ts';
 import { type Channel, createChannel } from './adapters/redis.ts';
+import { createSharedStore, type SharedStore } from './adapters/shared-store.ts';
 import { createTracing, type Tracing, type TracingOptions } from './adapters/trace.ts';
 import { type CheckHealth, createHealth, type Dependency } from './health.ts';
 import { createMonitorServer } from './monitor.ts';
@@ -11,6 +12,8 @@ import { createMonitorServer } from './monitor.ts';
 /** What the parts of one process have in common: API and worker, or one of them alone. */
 export interface ProcessParts {
   channel: Channel;
+  /** Redis for what processes count together; null without Redis. */
+  store: SharedStore | null;
   metrics: Metrics;
   tracing: Tracing;
   health: CheckHealth;
@@ -40,6 +43,8 @@ export async function startProcessParts(options: ProcessOptions, log: Log): Prom
   await using started = new AsyncDisposableStack();
   const channel = createChannel({ url: options.redisUrl, log });
   started.defer(() => channel.close());
+  const store = options.redisUrl === null ? null : createSharedStore({ url: options.redisUrl, log });
+  started.defer(() => store?.close());
   const metrics = createMetrics();
   const tracing = createTracing(options.tracing);
   started.defer(() => tracing.close());
@@ -75,6 +80,7 @@ export async function startProcessParts(options: ProcessOptions, log: Log): Prom
   const all = started.move();
   return {
     channel,
+    store,
     metrics,
     tracing,
     health,

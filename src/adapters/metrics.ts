@@ -41,6 +41,8 @@ export interface Metrics {
   readonly upkeepFailures: Counter<{ work: string }>;
   readonly modelCalls: Timing<{ call: 'chat' | 'embed'; outcome: string }>;
   readonly modelTokens: Counter<{ kind: 'prompt' | 'completion' }>;
+  readonly modelWaits: Timing<{ priority: 'interactive' | 'background' }>;
+  readonly modelWaiting: Level;
   readonly tasks: Level<{ state: string }>;
   readonly oldestTask: Level<{ state: string }>;
   readonly approvalsPending: Level;
@@ -168,6 +170,16 @@ export function createMetrics(): Metrics {
       'outcome',
     ),
     modelTokens: counter('retinue_model_tokens_total', 'Tokens that models reported.', 'kind'),
+    modelWaits: timing(
+      'retinue_model_wait_duration_seconds',
+      'Time that a call waited for its turn with the model, whether it got one or not.',
+      workBuckets,
+      'priority',
+    ),
+    modelWaiting: level(
+      'retinue_model_calls_waiting',
+      'Calls that wait for their turn with the model in this process.',
+    ),
     tasks: level('retinue_tasks', 'Open tasks of all users by state. Only the leading worker shows it.', 'state'),
     oldestTask: level(
       'retinue_task_oldest_seconds',

@@ -1,7 +1,12 @@
 import type { ErrorCode } from '../errors.ts';
 
 /** Faults that may pass by themselves. Everything else fails at once: asking again would cost and change nothing. */
-const retryableCodes: ReadonlySet<ErrorCode> = new Set(['MODEL_UNAVAILABLE', 'MODEL_RATE_LIMITED', 'SERVICE_BUSY']);
+const retryableCodes: ReadonlySet<ErrorCode> = new Set([
+  'MODEL_UNAVAILABLE',
+  'MODEL_RATE_LIMITED',
+  'MODEL_BUSY',
+  'SERVICE_BUSY',
+]);
 
 const firstDelay = 1_000;
 const longestDelay = 60_000;
