@@ -1,6 +1,8 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { describeConfig } from '../src/config.ts';
 import { errorCodes } from '../src/errors.ts';
+import { createSchema } from '../src/resolvers/schema.ts';
+import { eventPage } from './event-page.ts';
 
 // `npm run docs` writes the pages that follow from the code; `-- --check` is part of `npm run check`.
 
@@ -35,7 +37,16 @@ ${describeConfig()
 
 This page is made from \`src/config.ts\` by \`npm run docs\`.
 `,
+  'docs/events.md': () =>
+    eventPage(createSchema(), {
+      days: fallbackOf('EVENT_RETENTION_DAYS'),
+      perSession: fallbackOf('EVENTS_PER_SESSION'),
+    }),
 };
+
+function fallbackOf(setting: string): string {
+  return describeConfig().find(({ name }) => name === setting)?.fallback ?? '';
+}
 
 const check = process.argv.includes('--check');
 for (const [path, page] of Object.entries(pages)) {
