@@ -7,6 +7,7 @@ import type { Metrics, PoolName } from './adapters/metrics.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
 import { assertConfinedRole } from './adapters/role.ts';
 import { createModels } from './app/model.ts';
+import { createStreams } from './app/streams.ts';
 import { createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
 import type { ModelFor } from './governor/caller.ts';
@@ -18,6 +19,7 @@ import { runAgent } from './runner/run-agent.ts';
 import { startUpkeep } from './runner/upkeep.ts';
 import { startWorker } from './runner/worker.ts';
 import { signInUser } from './services/user.ts';
+import type { StreamStats } from './streams/counts.ts';
 
 /** A running part of the service. */
 export interface Running {
@@ -30,6 +32,8 @@ export interface Running {
 export interface RunningApi extends Running {
   /** Where GraphQL answers. */
   url: string;
+  /** A look at the event streams, for metrics. */
+  streamStats: () => StreamStats;
 }
 
 /** What API and worker share when they are one process. */
@@ -48,7 +52,7 @@ export async function startAll(config: Config, log: Log): Promise<RunningApi> {
   const api = await startApi(config, log, parts);
   started.defer(() => api.stop());
   const all = started.move();
-  return { url: api.url, monitorUrl: parts.monitorUrl, stop: () => all.disposeAsync() };
+  return { url: api.url, monitorUrl: parts.monitorUrl, streamStats: api.streamStats, stop: () => all.disposeAsync() };
 }
 
 /**
@@ -67,6 +71,8 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
   const resources = { database, channel, clock: systemClock() };
   const openOperation = (userId: string, origin?: Origin) => createOperation(resources, userId, origin);
   const stopping = new AbortController();
+  const { feeds, streams } = createStreams(config, { database, channel, openOperation, log });
+  started.defer(() => streams.stop());
 
   const server = createHttpServer({
     schema: createSchema(),
@@ -80,7 +86,8 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
       signIn: (identity) => signInUser(database, openOperation, identity),
     }),
     openOperation,
-    live: { channel, heartbeatInterval: config.HEARTBEAT_INTERVAL },
+    feeds,
+    streams,
     log,
     metrics,
     tracing,
@@ -98,6 +105,7 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
   return {
     url: `${httpUrl(config.HOST, port)}/graphql`,
     monitorUrl: parts.monitorUrl,
+    streamStats: () => streams.stats(),
     stop: async () => {
       parts.beginStop();
       const closed = once(server, 'close');

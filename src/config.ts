@@ -152,6 +152,20 @@ const rules = z
     MODEL_FALLBACK_BASE_URL: z.url().optional().describe('Its endpoint; by default MODEL_BASE_URL.'),
     MODEL_FALLBACK_API_KEY: z.string().min(1).optional().describe('Its key; by default MODEL_API_KEY.'),
     HEARTBEAT_INTERVAL: milliseconds(15_000).describe('Time between heartbeats of an event stream.'),
+    EVENT_POLL_INTERVAL: milliseconds(2_000).describe(
+      'How often the log is looked at for events while live messages can not be relied on.',
+    ),
+    STREAMS_PER_USER: count(1_000, 100_000).describe('Most event streams of one user on one API process.'),
+    STREAMS_PER_NODE: count(20_000, 1_000_000).describe('Most event streams of one API process.'),
+    DIFFERENT_STREAMS_PER_USER: count(100, 100_000).describe(
+      'Most different subscriptions of one user on one API process; equal ones count once.',
+    ),
+    STREAM_BUFFER_BYTES: count(262_144, 67_108_864).describe(
+      'Bytes that may wait for the reader of one event stream before it is ended.',
+    ),
+    STREAM_BUFFER_EVENTS: count(1_000, 1_000_000).describe(
+      'Events that may wait for the reader of one event stream before it is ended.',
+    ),
     SHUTDOWN_TIMEOUT: milliseconds(20_000).describe('How long running work may go on after a stop was asked for.'),
     GRAPHIQL: flag.default(false).describe('Serve GraphiQL on the API address.'),
     GRAPHIQL_TOKEN: z.string().optional().describe('Token that GraphiQL sends by itself. Development only.'),

@@ -30,6 +30,8 @@ export const errorCodes = {
   IDEMPOTENCY_KEY_REUSED: 'The Idempotency-Key was used before for a different request. Use a new key.',
   PAYLOAD_TOO_LARGE: 'The request body is larger than the service accepts.',
   SERVICE_BUSY: 'The service has no capacity right now. Retry after `retryAfter` seconds.',
+  STREAM_LIMIT:
+    'You have as many event streams open as you may have. `quota` tells which limit. Close some, or retry later.',
   GRAPHQL_PARSE_FAILED: 'The document is not valid GraphQL syntax.',
   GRAPHQL_VALIDATION_FAILED: 'The document does not fit the schema.',
   INTERNAL: 'An unexpected fault. It is logged under `traceId`; quote that when you report it.',

@@ -123,8 +123,9 @@ function httpExtension(error: DomainError): { http?: { status: number; headers: 
   if (error.code === 'UNAUTHENTICATED') {
     return { http: { status: 401, headers: { 'www-authenticate': 'Bearer' } } };
   }
-  if (error.code === 'SERVICE_BUSY') {
-    return { http: { status: 503, headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
+  if (error.code === 'SERVICE_BUSY' || error.code === 'STREAM_LIMIT') {
+    const status = error.code === 'SERVICE_BUSY' ? 503 : 429;
+    return { http: { status, headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
   }
   return {};
 }

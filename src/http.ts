@@ -12,13 +12,17 @@ import type { CheckHealth } from './health.ts';
 import { createObservation, type Observation } from './http-observation.ts';
 import type { Operation, Origin } from './operation.ts';
 import type { Context } from './schema/builder.ts';
+import type { EventFeeds } from './services/event-feeds.ts';
 import { once } from './services/idempotency.ts';
+import type { StreamHub } from './streams/hub.ts';
+import { serveStreams } from './streams/plugin.ts';
 
 export interface HttpOptions {
   schema: GraphQLSchema;
   authenticate: Authenticate;
-  openOperation: (userId: string, origin: Origin) => Operation;
-  live: Context['live'];
+  openOperation: (userId: string, origin?: Origin) => Operation;
+  feeds: EventFeeds;
+  streams: StreamHub;
   log: Log;
   metrics: Metrics;
   tracing: Tracing;
@@ -47,6 +51,7 @@ export function createHttpServer(options: HttpOptions): Server {
   const observation = createObservation({ ...options, graphqlPath });
   const principals = new WeakMap<Request, Principal>();
   const endSignal = createEndSignals(options.stopping);
+  options.stopping.addEventListener('abort', () => void options.streams.stop());
 
   const yoga = createYoga<ServerContext, Context>({
     schema: options.schema,
@@ -77,6 +82,12 @@ export function createHttpServer(options: HttpOptions): Server {
       authenticateRequest(options, principals, observation),
       explainRefusals(),
       observation.errorPlugin(),
+      serveStreams({
+        hub: options.streams,
+        openOperation: options.openOperation,
+        contextFor: (principal, operation) => contextFor(options, principal, operation),
+        maskError: (error, id) => toClientError(error, () => options.log, id),
+      }),
     ],
     context: ({ request, req, res }) =>
       createContext(options, observation, request, { req, res }, principals.get(request), endSignal),
@@ -123,13 +134,27 @@ function createContext(
   });
   res.once('close', () => void operation.close());
   const key = request.headers.get('idempotency-key');
+  const resumeFrom = request.headers.get('last-event-id');
+  return {
+    ...contextFor(options, principal, operation),
+    clientAddress: clientAddress(req, options.trustProxy),
+    signal: endSignal(res, principal.expiresAt),
+    // An EventSource that comes back says by itself what it had.
+    readEvents: (wanted) =>
+      options.feeds.read(principal.userId, { ...wanted, after: wanted.after ?? (resumeFrom || null) }),
+    mutate: (field, work) => operation.write((write) => once(write, { key, ...field }, () => work(write))),
+  };
+}
+
+/** What resolvers may use for a user when there is no request: to execute an event. */
+function contextFor(options: HttpOptions, principal: Principal, operation: Operation): Context {
   return {
     principal,
     operation,
-    clientAddress: clientAddress(req, options.trustProxy),
-    signal: endSignal(res, principal.expiresAt),
-    live: options.live,
-    mutate: (field, work) => operation.write((write) => once(write, { key, ...field }, () => work(write))),
+    clientAddress: null,
+    signal: new AbortController().signal,
+    readEvents: (wanted) => options.feeds.read(principal.userId, wanted),
+    mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
   };
 }
 

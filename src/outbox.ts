@@ -34,11 +34,18 @@ export interface StoredEvent {
   at: number;
 }
 
-/** A piece of an answer while it is being written. Not logged: the whole text follows as a message. */
-export interface Delta {
+/** Which writing of an answer: each attempt at its task, and each call of the model in it, begins the text anew. */
+export interface Writing {
   sessionId: string;
   messageId: string;
   taskId: string;
+  /** Attempt at the task, and step of that attempt: a later writing takes the place of an earlier one. */
+  attempt: number;
+  step: number;
+}
+
+/** A piece of an answer while it is being written. Not logged: the whole text follows as a message. */
+export interface Delta extends Writing {
   /** Place of `text` in the answer, in UTF-16 code units; 0 starts the answer anew. */
   offset: number;
   text: string;
@@ -46,6 +53,14 @@ export interface Delta {
 
 /** What travels on a user's live channel. */
 export type LiveMessage = { events: StoredEvent[] } | { delta: Delta };
+
+/**
+ * Most bytes of an event's data as JSON. Events carry ids: what they tell of is read when they are delivered, so that
+ * large content never passes through the log.
+ */
+export const maximumEventBytes = 8_192;
+/** Most UTF-16 code units of an answer in the making that a new reader is given; the whole follows as a message. */
+const longestDraft = 262_144;
 
 /** The live channel of one user. Its name holds the user's id, so that no other user's reader can share it. */
 export function liveTopic(userId: string): string {
@@ -65,6 +80,7 @@ const append = statement<{ sequence: bigint; at: Date }>(`
 /**
  * Appends events to the user's log. The user's row stays locked until the commit, which is what keeps the sequence in
  * the order of commits: call it last in a transaction.
+ * @throws Error when an event is larger than `maximumEventBytes`
  */
 export async function appendEvents(
   transaction: Transaction,
@@ -76,19 +92,24 @@ export async function appendEvents(
   }
   const described = events.map(({ type, ...rest }) => {
     const { sessionId = null, ...data } = rest as { sessionId?: string | null } & Record<string, unknown>;
-    return { type, sessionId, data };
+    const text = JSON.stringify(data);
+    const bytes = Buffer.byteLength(text);
+    if (bytes > maximumEventBytes) {
+      throw new Error(`an event of type ${type} has ${bytes} bytes of data: let it name what is large by id`);
+    }
+    return { type, sessionId, data, text };
   });
   const rows = await transaction.query(append, [
     userId,
     described.map((event) => event.type),
     described.map((event) => event.sessionId),
-    described.map((event) => JSON.stringify(event.data)),
+    described.map((event) => event.text),
   ]);
   const first = rows.reduce((least, row) => Math.min(least, Number(row.sequence)), Number.POSITIVE_INFINITY);
   if (rows.length !== described.length) {
     throw new Error('the user whose events these are does not exist');
   }
-  return described.map((event, place) => ({
+  return described.map(({ text: _text, ...event }, place) => ({
     ...event,
     sequence: first + place,
     at: rows[0]?.at.getTime() ?? 0,
@@ -102,7 +123,40 @@ export function publishEvents(channel: Channel, userId: string, events: StoredEv
   }
 }
 
-/** Tells live readers of the next piece of an answer. */
+/** Tells live readers of the next piece of an answer, and keeps it for those who come while it is being written. */
 export function publishDelta(channel: Channel, userId: string, delta: Delta): void {
+  const { offset, text, ...writing } = delta;
+  // First, so that whoever hears of a piece also finds the ones before it.
+  if (offset + text.length <= longestDraft) {
+    channel.drafts.add(userId, {
+      name: delta.messageId,
+      about: writing,
+      piece: { offset, text },
+      first: offset === 0,
+    });
+  } else if (offset <= longestDraft) {
+    channel.drafts.forget(userId, delta.messageId);
+  }
   channel.publish(liveTopic(userId), { delta } satisfies LiveMessage);
+}
+
+/** Forgets the pieces of an answer that is no longer being written. */
+export function forgetDeltas(channel: Channel, userId: string, messageId: string): void {
+  channel.drafts.forget(userId, messageId);
+}
+
+/** The answers in the making of which pieces are kept, each with its text so far. */
+export async function readDrafts(channel: Channel, userId: string): Promise<Delta[]> {
+  const drafts = await channel.drafts.read(userId);
+  return drafts.flatMap(({ about, pieces }) => {
+    let text = '';
+    for (const piece of pieces as Pick<Delta, 'offset' | 'text'>[]) {
+      if (piece.offset > text.length) {
+        // One is missing: the pieces that follow have no place.
+        return [];
+      }
+      text = text.slice(0, piece.offset) + piece.text;
+    }
+    return text === '' ? [] : [{ ...(about as Writing), offset: 0, text }];
+  });
 }

@@ -24,6 +24,7 @@ const floors = [
   ['app'],
   ['process'],
   ['http', 'monitor', 'runner'],
+  ['streams'],
   ['health', 'graphiql', 'graphql-errors', 'http-observation', 'resolvers'],
   ['schema'],
   ['services'],
@@ -36,9 +37,18 @@ const floors = [
 ];
 
 /** Rooms that may know GraphQL, and the packages and rooms by which one knows it. */
-const graphqlRooms = new Set(['app', 'http', 'graphiql', 'graphql-errors', 'http-observation', 'resolvers', 'schema']);
+const graphqlRooms = new Set([
+  'app',
+  'http',
+  'graphiql',
+  'graphql-errors',
+  'http-observation',
+  'streams',
+  'resolvers',
+  'schema',
+]);
 const graphqlTargets =
-  /^(graphql|graphql-yoga|graphql-scalars|graphql-sse|@pothos\/.+|@graphql-yoga\/.+|(graphiql|graphql-errors|resolvers|schema)(\.ts|\/.+))$/;
+  /^(graphql|graphql-yoga|graphql-scalars|graphql-sse|@pothos\/.+|@graphql-yoga\/.+|(graphiql|graphql-errors|streams|resolvers|schema)(\.ts|\/.+))$/;
 
 /** Packages that reach outside of the process: only adapters hold them. */
 const outsidePackages =

@@ -12,6 +12,8 @@ import { createAuthenticator } from '../../src/auth.ts';
 import { createHttpServer } from '../../src/http.ts';
 import { createOperation } from '../../src/operation.ts';
 import { createSchema } from '../../src/resolvers/schema.ts';
+import { EventFeeds } from '../../src/services/event-feeds.ts';
+import { StreamHub } from '../../src/streams/hub.ts';
 import { runChild } from '../child.ts';
 import { poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 
@@ -27,6 +29,8 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
   const database = createOneUserDatabase(settings);
   const channel = createChannel({ url: null, log });
   const stopping = new AbortController();
+  const openOperation = (userId: string) => createOperation({ database, channel, clock: systemClock() }, userId);
+  const feeds = new EventFeeds({ database, channel, openOperation });
   const server = createHttpServer({
     schema: createSchema(),
     authenticate: createAuthenticator({
@@ -35,8 +39,15 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
       keys: { publicKey: settings.publicKey },
       signIn: async () => settings.userId,
     }),
-    openOperation: (userId) => createOperation({ database, channel, clock: systemClock() }, userId),
-    live: { channel, heartbeatInterval: 15_000 },
+    openOperation,
+    feeds,
+    streams: new StreamHub({
+      feeds,
+      heartbeatInterval: 15_000,
+      pollInterval: 15_000,
+      limits: { perUser: 1, perNode: 1, differentPerUser: 1, bytes: 1, events: 1 },
+      describeFault: String,
+    }),
     log,
     metrics: createMetrics(),
     tracing: createTracing(null),

@@ -1,6 +1,7 @@
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { PubSub, type PubSubEngine } from 'graphql-subscriptions';
 import { Redis } from 'ioredis';
+import { createDrafts, createProcessDrafts, type Drafts } from './drafts.ts';
 import type { Log } from './log.ts';
 
 /**
@@ -14,6 +15,10 @@ export interface Channel {
   subscribe(topic: string, listener: (message: unknown) => void): Promise<() => void>;
   /** Whether messages reach other processes right now. */
   status(): 'in-process' | 'connected' | 'disconnected';
+  /** Calls the listener when messages flow again after some may have been lost; the returned function ends that. */
+  onRestored(listener: () => void): () => void;
+  /** Texts that are being written right now. */
+  drafts: Drafts;
   close(): Promise<void>;
 }
 
@@ -30,16 +35,19 @@ function processChannel(): Channel {
     publish: (topic, message) => void engine.publish(topic, message),
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
     status: () => 'in-process',
+    onRestored: () => () => undefined,
+    drafts: createProcessDrafts(),
     close: async () => undefined,
   };
 }
 
 function redisChannel(url: string, log: Log): Channel {
-  const connect = (purpose: string): Redis => {
+  const connect = (purpose: 'publisher' | 'subscriber'): Redis => {
     const redis = new Redis(url, {
       connectionName: `retinue-${purpose}`,
       connectTimeout: 5_000,
-      commandTimeout: 5_000,
+      // A subscription stands until Redis is back, however long that takes: nobody waits for it.
+      ...(purpose === 'subscriber' ? {} : { commandTimeout: 5_000 }),
       // A publisher must not pile up messages while Redis is away: they are in the log anyway.
       enableOfflineQueue: purpose === 'subscriber',
       // The check asks INFO, which a connection in subscriber mode refuses.
@@ -52,7 +60,24 @@ function redisChannel(url: string, log: Log): Channel {
   };
   const publisher = connect('publisher');
   const subscriber = connect('subscriber');
-  const engine = new RedisPubSub({ publisher, subscriber });
+  const engine = new RedisPubSub({ publisher, subscriber: confined(subscriber) });
+  const restored = new Set<() => void>();
+  let connectedBefore = false;
+  subscriber.on('ready', () => {
+    if (!connectedBefore) {
+      connectedBefore = true;
+      return;
+    }
+    // Commands are answered in order: with this answer, all topics are subscribed again.
+    subscriber.ping().then(
+      () => {
+        for (const listener of restored) {
+          listener();
+        }
+      },
+      () => undefined,
+    );
+  });
   return {
     publish: (topic, message) => {
       if (publisher.status === 'ready') {
@@ -61,11 +86,31 @@ function redisChannel(url: string, log: Log): Channel {
     },
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
     status: () => (publisher.status === 'ready' && subscriber.status === 'ready' ? 'connected' : 'disconnected'),
+    onRestored: (listener) => {
+      restored.add(listener);
+      return () => void restored.delete(listener);
+    },
+    drafts: createDrafts(publisher, log),
     close: async () => {
       publisher.disconnect();
       subscriber.disconnect();
     },
   };
+}
+
+/**
+ * What the engine may do with the connection. It waits for no answer to `unsubscribe`: while Redis is away, the refusal
+ * would be nobody's and end the process.
+ */
+function confined(subscriber: Redis): Redis {
+  const allowed = {
+    on: (event: 'message' | 'pmessage', listener: (...message: string[]) => void) => subscriber.on(event, listener),
+    subscribe: (topic: string, done: (error: Error | null) => void) =>
+      subscriber.subscribe(topic).then(() => done(null), done),
+    unsubscribe: (topic: string) => subscriber.unsubscribe(topic).catch(() => undefined),
+    punsubscribe: () => undefined,
+  };
+  return allowed as unknown as Redis;
 }
 
 async function subscribe(

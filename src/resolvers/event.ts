@@ -1,14 +1,14 @@
 import type { EventType } from '../outbox.ts';
 import { type Builder, decodeId } from '../schema/builder.ts';
 import type { addEvent } from '../schema/event.ts';
-import { followEvents } from '../services/event.ts';
 
 export function addEventFields(builder: Builder, types: ReturnType<typeof addEvent>): void {
   builder.subscriptionField('events', (t) =>
     t.field({
       type: types.event,
       description:
-        'What happens to what you own, in the order of commits. The stream ends when your token does. Errors: BAD_CURSOR, BAD_USER_INPUT.',
+        'What happens to what you own, in the order of commits. ' +
+        'The stream ends when your token does. Errors: BAD_CURSOR, BAD_USER_INPUT, STREAM_LIMIT.',
       args: {
         after: t.arg.string({
           description: 'Cursor of the newest event you have. What came after it is sent first. Leave out to start now.',
@@ -17,20 +17,14 @@ export function addEventFields(builder: Builder, types: ReturnType<typeof addEve
         types: t.arg({ type: [types.type], description: 'Only events of these kinds. Heartbeats always come.' }),
       },
       subscribe: (_root, { after, sessionId, types: wanted }, context) =>
-        followEvents(context.operation.read, {
-          ...context.live,
+        context.readEvents({
           after: after ?? null,
           filter: {
             sessionId: sessionId ? decodeId(sessionId, 'Session', 'sessionId') : null,
             types: new Set((wanted ?? []) as (EventType | 'message_delta')[]),
           },
-          signal: context.signal,
         }),
-      resolve: (item, _arguments, context) => {
-        // What the last event read from may be older than this one's commit.
-        context.operation.refresh();
-        return item;
-      },
+      resolve: (item) => item,
     }),
   );
 }

@@ -14,11 +14,13 @@ export function createDeltaWriter(send: (offset: number, text: string) => void):
   let waiting = '';
   let timer: NodeJS.Timeout | null = null;
 
-  const flush = (): void => {
-    if (waiting !== '') {
-      send(offset, waiting);
-      offset += waiting.length;
-      waiting = '';
+  const flush = (last = false): void => {
+    // Half of a surrogate pair waits for its other half: alone it is no text.
+    const length = !last && /[\uD800-\uDBFF]$/.test(waiting) ? waiting.length - 1 : waiting.length;
+    if (length > 0) {
+      send(offset, waiting.slice(0, length));
+      offset += length;
+      waiting = waiting.slice(length);
     }
   };
   return {
@@ -36,7 +38,7 @@ export function createDeltaWriter(send: (offset: number, text: string) => void):
       if (timer !== null) {
         clearTimeout(timer);
       }
-      flush();
+      flush(true);
     },
   };
 }

@@ -1,5 +1,5 @@
 import type { ChatMessage } from '../adapters/llm.ts';
-import { publishDelta } from '../outbox.ts';
+import { forgetDeltas, publishDelta } from '../outbox.ts';
 import {
   type AgentRun,
   completeAgentRun,
@@ -16,6 +16,16 @@ const halfWay = 1_000;
 
 /** Lets an agent answer a message, step by step. No transaction is open while the model works. */
 export async function runAgent(run: TaskRun): Promise<void> {
+  const { claim, task, resources } = run;
+  try {
+    await takeSteps(run);
+  } finally {
+    // Stored or given up: nobody goes on with this text.
+    forgetDeltas(resources.channel, claim.userId, task.answerId);
+  }
+}
+
+async function takeSteps(run: TaskRun): Promise<void> {
   const { operation, claim, resources } = run;
   const context = await loadAgentRun(operation.read, run.task);
   // Two rounds at most: the model answers, then the answer is stored.
@@ -28,13 +38,17 @@ export async function runAgent(run: TaskRun): Promise<void> {
     }
     const { position, messages } = next;
     const startedAt = resources.clock.now();
-    const output = await askModel(run, context, messages);
+    const output = await askModel(run, context, { position, messages });
     await operation.write((write) => saveModelStep(write, claim, { position, output, startedAt }));
     context.steps.push({ position, output });
   }
 }
 
-async function askModel(run: TaskRun, context: AgentRun, messages: ChatMessage[]): Promise<ModelOutput> {
+async function askModel(
+  run: TaskRun,
+  context: AgentRun,
+  { position, messages }: { position: number; messages: ChatMessage[] },
+): Promise<ModelOutput> {
   const { resources, claim, task, signal } = run;
   const { agent } = context;
   let written = 0;
@@ -44,6 +58,8 @@ async function askModel(run: TaskRun, context: AgentRun, messages: ChatMessage[]
       sessionId: task.sessionId ?? '',
       messageId: task.answerId,
       taskId: task.id,
+      attempt: claim.attempt,
+      step: position,
       offset,
       text,
     });

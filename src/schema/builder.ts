@@ -14,7 +14,8 @@ import type {
   UserModel,
 } from '../generated/prisma/models.ts';
 import type { Operation, WriteOperation } from '../operation.ts';
-import type { FollowOptions } from '../services/event.ts';
+import type { ReadingRequest } from '../services/event-feeds.ts';
+import type { EventReading } from '../services/event-reading.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 import { defaultPageSize, maximumPageSize } from '../services/page.ts';
 
@@ -26,7 +27,8 @@ export interface Context {
   clientAddress: string | null;
   /** Fires when the client went away or its token ended. */
   signal: AbortSignal;
-  live: Pick<FollowOptions, 'channel' | 'heartbeatInterval'>;
+  /** Begins to read the user's events; the reading must be closed. */
+  readEvents(wanted: ReadingRequest): Promise<EventReading>;
   /** Runs a mutation field in a transaction of its own, once per Idempotency-Key. */
   mutate<Outcome extends MutationOutcome>(
     field: { path: string; request: unknown },

@@ -37,7 +37,12 @@ const loggedTypes = {
   message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
 } as const satisfies Record<EventType, { name: string; description: string }>;
 
-const unloggedTypes = { delta: 'MessageDelta', heartbeat: 'Heartbeat', history_lost: 'HistoryLost' } as const;
+const unloggedTypes = {
+  delta: 'MessageDelta',
+  heartbeat: 'Heartbeat',
+  history_lost: 'HistoryLost',
+  stream_ended: 'StreamEnded',
+} as const;
 
 /** The event stream's interface and one object type per event. */
 export function addEvent(
@@ -208,8 +213,9 @@ export function addEvent(
 
   builder.objectRef<Extract<StreamItem, { kind: 'delta' }>>('MessageDelta').implement({
     description:
-      'The next piece of an answer while it is written. Pieces are not logged: after a reconnect some may be missing, ' +
-      'which `offset` shows; the whole text follows as `MessageCreated`.',
+      'The next piece of an answer while it is written. A stream that begins in the middle of an answer first gets the ' +
+      'text so far, with `offset` 0. Pieces are not logged: where one was lost, `offset` shows it; the whole text ' +
+      'follows as `MessageCreated`.',
     interfaces: [event],
     fields: (t) => ({
       messageId: t.id({
@@ -235,6 +241,30 @@ export function addEvent(
     description:
       'Events between your `after` and this `cursor` are no longer in the log: read anew what you show, then go on.',
     interfaces: [event],
+  });
+  const reason = builder.enumType('StreamEndReason', {
+    description: 'Why the service ended a stream.',
+    values: {
+      SHUTDOWN: { description: 'The server stops. Reconnect: another one answers.', value: 'SHUTDOWN' },
+      TOKEN_EXPIRED: { description: 'Your token ended. Reconnect with a new one.', value: 'TOKEN_EXPIRED' },
+      TOO_SLOW: {
+        description: 'You took events more slowly than they came. Reconnect to get the ones that are missing.',
+        value: 'TOO_SLOW',
+      },
+    } as const,
+  });
+  builder.objectRef<Extract<StreamItem, { kind: 'stream_ended' }>>('StreamEnded').implement({
+    description:
+      'The service ends the stream; nothing follows. Nothing is lost: subscribe again with `after` at this `cursor`.',
+    interfaces: [event],
+    fields: (t) => ({
+      reason: t.field({ type: reason, description: 'Why it ends.', resolve: (item) => item.reason }),
+      reconnectAfter: t.int({
+        nullable: true,
+        description: 'Milliseconds to wait before you reconnect, so that not all come at once; null for no wait.',
+        resolve: (item) => item.reconnectAfter,
+      }),
+    }),
   });
   return { event, type };
 }

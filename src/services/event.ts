@@ -1,15 +1,18 @@
-import { type Statement, statement } from '../adapters/postgres.ts';
-import type { Channel } from '../adapters/redis.ts';
+import { type Database, isPassingFault, statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { ReadOperation } from '../operation.ts';
-import { type Delta, type EventType, type LiveMessage, liveTopic, type StoredEvent } from '../outbox.ts';
+import type { Delta, EventType, StoredEvent } from '../outbox.ts';
+
+/** Why a stream ends that its reader did not leave. */
+export type StreamEnd = 'SHUTDOWN' | 'TOKEN_EXPIRED' | 'TOO_SLOW';
 
 /** What a reader of the event stream gets. */
 export type StreamItem =
   | { kind: 'event'; cursor: string; event: StoredEvent }
   | { kind: 'delta'; cursor: string; delta: Delta }
   | { kind: 'heartbeat'; cursor: string }
-  | { kind: 'history_lost'; cursor: string };
+  | { kind: 'history_lost'; cursor: string }
+  | { kind: 'stream_ended'; cursor: string; reason: StreamEnd; reconnectAfter: number | null };
 
 export interface EventFilter {
   sessionId: string | null;
@@ -17,27 +20,35 @@ export interface EventFilter {
   types: ReadonlySet<EventType | 'message_delta'>;
 }
 
-export interface FollowOptions {
-  channel: Channel;
-  /** Resume behind this cursor; null starts with what happens from now on. */
-  after: string | null;
-  filter: EventFilter;
-  signal: AbortSignal;
-  /** Milliseconds between heartbeats; each also looks into the log for what the live channel may have lost. */
-  heartbeatInterval: number;
+/** How far a user's log goes, and up to where its beginning is gone. */
+export interface LogPosition {
+  last: number;
+  trimmedThrough: number;
 }
 
-const logPage = 200;
-/** Live messages that wait for a slow reader. Past that they are dropped and read from the log again. */
-const waitingMessages = 1_000;
+/** Events that are read from the log at once. */
+export const logPage = 200;
 
-const position = statement<{ last: bigint; trimmedThrough: bigint }>(
-  `SELECT event_sequence AS last, events_trimmed_through AS "trimmedThrough" FROM users WHERE id = $1`,
-);
-const page: Statement<StoredEvent & Record<string, unknown>> = statement(`
-  SELECT sequence::float8 AS sequence, type, session_id AS "sessionId", data,
-    (extract(epoch FROM created_at) * 1000)::float8 AS at
-  FROM events WHERE user_id = $1 AND sequence > $2 ORDER BY sequence LIMIT ${logPage}`);
+const startOfLog = statement<{ last: number; trimmedThrough: number; running: Record<string, number> }>(`
+  SELECT event_sequence::float8 AS last, events_trimmed_through::float8 AS "trimmedThrough", (
+    SELECT coalesce(jsonb_object_agg(tasks.id, tasks.attempt), '{}') FROM tasks
+    WHERE tasks.user_id = $1 AND tasks.id = ANY ($2::uuid[]) AND tasks.state = 'RUNNING'
+  ) AS running
+  FROM users WHERE id = $1`);
+const page = statement<{ last: number; trimmedThrough: number; events: StoredEvent[] }>(`
+  SELECT event_sequence::float8 AS last, events_trimmed_through::float8 AS "trimmedThrough", (
+    SELECT coalesce(jsonb_agg(jsonb_build_object('sequence', page.sequence, 'type', page.type,
+        'sessionId', page.session_id, 'data', page.data, 'at', extract(epoch FROM page.created_at) * 1000)
+      ORDER BY page.sequence), '[]')
+    FROM (
+      SELECT * FROM events WHERE user_id = $1 AND sequence > greatest($2::bigint, users.events_trimmed_through)
+      ORDER BY sequence LIMIT ${logPage}
+    ) AS page
+  ) AS events
+  FROM users WHERE id = $1`);
+const positions = statement<{ userId: string; last: number; trimmedThrough: number }>(`
+  SELECT user_id AS "userId", last::float8 AS last, trimmed_through::float8 AS "trimmedThrough"
+  FROM app.event_positions($1::uuid[])`);
 
 /** The cursor of a place in a user's log. */
 export function writeEventCursor(sequence: number): string {
@@ -53,169 +64,44 @@ export function readEventCursor(cursor: string): number {
   return Number(match[1]);
 }
 
-/** What arrived on the live channel since the reader last looked. */
-class Mailbox {
-  private waiting: LiveMessage[] = [];
-  private overflowed = false;
-  private wake: (() => void) | null = null;
-
-  put(message: LiveMessage): void {
-    if (this.waiting.length >= waitingMessages) {
-      this.waiting = [];
-      this.overflowed = true;
-    } else {
-      this.waiting.push(message);
-    }
-    this.wake?.();
-  }
-
-  /** All that arrived; `lost` when something was dropped and the log has to be read. */
-  take(): { messages: LiveMessage[]; lost: boolean } {
-    const taken = { messages: this.waiting, lost: this.overflowed };
-    this.waiting = [];
-    this.overflowed = false;
-    return taken;
-  }
-
-  /** Resolves when something arrived, the time is over, or the signal fires. */
-  async wait(milliseconds: number, signal: AbortSignal): Promise<void> {
-    if (this.waiting.length > 0 || this.overflowed || signal.aborted) {
-      return;
-    }
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, Math.max(milliseconds, 0));
-    const stop = () => resolve();
-    this.wake = resolve;
-    signal.addEventListener('abort', stop, { once: true });
-    await promise;
-    signal.removeEventListener('abort', stop);
-    clearTimeout(timer);
-    this.wake = null;
-  }
+/** The end of the log, and which of those tasks run at that point, in which attempt. */
+export async function readStartOfLog(
+  operation: ReadOperation,
+  taskIds: readonly string[],
+): Promise<LogPosition & { running: Record<string, number> }> {
+  const [row] = await operation.query(startOfLog, [operation.userId, taskIds]);
+  return row ?? { last: 0, trimmedThrough: 0, running: {} };
 }
 
 /**
- * A user's events from a cursor on: first from the log, then live, each once and in order. The live channel may lose
- * messages; a gap in the sequence, or a heartbeat that finds the log ahead, is filled from the log.
- * @throws DomainError BAD_CURSOR, before the stream starts
+ * The events behind a place of the log, at most `logPage`, and the log's position at that moment: where its beginning is
+ * gone beyond the place, they are those behind the gone part.
  */
-export async function followEvents(
+export async function readLogPage(
   operation: ReadOperation,
-  options: FollowOptions,
-): Promise<AsyncGenerator<StreamItem>> {
-  const wanted = options.after === null ? null : readEventCursor(options.after);
-  const mailbox = new Mailbox();
-  // Listening starts before the log is read: what is committed in between arrives twice and is passed over once.
-  const unsubscribe = await options.channel.subscribe(liveTopic(operation.userId), (message) =>
-    mailbox.put(message as LiveMessage),
-  );
-  // A reader that leaves before it read anything never enters the generator: the signal cleans up for it.
-  options.signal.addEventListener('abort', unsubscribe, { once: true });
-  try {
-    const start = await readPosition(operation);
-    if (wanted !== null && wanted > start.last) {
-      throw new DomainError('BAD_CURSOR', '`after` lies ahead of your event log.', { field: 'after' });
-    }
-    return follow(operation, options, mailbox, start, wanted ?? start.last, unsubscribe);
-  } catch (error) {
-    unsubscribe();
-    throw error;
-  }
-}
-
-interface LogPosition {
-  last: number;
-  trimmedThrough: number;
-}
-
-async function* follow(
-  operation: ReadOperation,
-  options: FollowOptions,
-  mailbox: Mailbox,
-  start: LogPosition,
   after: number,
-  unsubscribe: () => void,
-): AsyncGenerator<StreamItem> {
-  try {
-    yield* followFrom(operation, options, mailbox, start, after);
-  } finally {
-    options.signal.removeEventListener('abort', unsubscribe);
-    unsubscribe();
-  }
+): Promise<LogPosition & { events: StoredEvent[] }> {
+  const [row] = await operation.query(page, [operation.userId, after]);
+  return row ?? { last: 0, trimmedThrough: 0, events: [] };
 }
 
-async function* followFrom(
-  operation: ReadOperation,
-  options: FollowOptions,
-  mailbox: Mailbox,
-  start: LogPosition,
-  after: number,
-): AsyncGenerator<StreamItem> {
-  const { signal, heartbeatInterval, filter } = options;
-  let last = after;
-  if (last < start.trimmedThrough) {
-    last = start.trimmedThrough;
-    yield { kind: 'history_lost', cursor: writeEventCursor(last) };
-  }
-  yield { kind: 'heartbeat', cursor: writeEventCursor(last) };
-  let behind = last < start.last;
-  let nextHeartbeat = performance.now() + heartbeatInterval;
-
-  while (!signal.aborted) {
-    while (behind && !signal.aborted) {
-      const events = await operation.query(page, [operation.userId, last]);
-      for (const event of events) {
-        last = event.sequence;
-        if (isWanted(filter, event)) {
-          yield { kind: 'event', cursor: writeEventCursor(last), event };
-        }
-      }
-      behind = events.length === logPage;
-    }
-    const { messages, lost } = mailbox.take();
-    behind = lost;
-    for (const message of messages) {
-      if ('delta' in message) {
-        if (wants(filter, 'message_delta', message.delta.sessionId)) {
-          yield { kind: 'delta', cursor: writeEventCursor(last), delta: message.delta };
-        }
-        continue;
-      }
-      for (const event of message.events) {
-        if (event.sequence === last + 1) {
-          last = event.sequence;
-          if (isWanted(filter, event)) {
-            yield { kind: 'event', cursor: writeEventCursor(last), event };
-          }
-        } else if (event.sequence > last) {
-          behind = true;
-        }
-      }
-    }
-    if (behind) {
-      continue;
-    }
-    if (performance.now() >= nextHeartbeat) {
-      yield { kind: 'heartbeat', cursor: writeEventCursor(last) };
-      nextHeartbeat = performance.now() + heartbeatInterval;
-      behind = (await readPosition(operation)).last > last;
-      continue;
-    }
-    await mailbox.wait(nextHeartbeat - performance.now(), signal);
-  }
+/** The positions of many users' logs in one round trip: each is looked up as that user. */
+export async function readLogPositions(
+  database: Database,
+  userIds: readonly string[],
+): Promise<ReadonlyMap<string, LogPosition>> {
+  const rows = await database.query(positions, [userIds]);
+  return new Map(rows.map(({ userId, ...position }) => [userId, position]));
 }
 
-async function readPosition(operation: ReadOperation): Promise<LogPosition> {
-  const [row] = await operation.query(position, [operation.userId]);
-  return { last: Number(row?.last ?? 0), trimmedThrough: Number(row?.trimmedThrough ?? 0) };
-}
-
-function isWanted(filter: EventFilter, event: StoredEvent): boolean {
-  return wants(filter, event.type, event.sessionId);
-}
-
-function wants(filter: EventFilter, type: EventType | 'message_delta', sessionId: string | null): boolean {
+/** Whether a filter lets an event of that type and session through. */
+export function wants(filter: EventFilter, type: EventType | 'message_delta', sessionId: string | null): boolean {
   return (
     (filter.sessionId === null || filter.sessionId === sessionId) && (filter.types.size === 0 || filter.types.has(type))
   );
+}
+
+/** Whether a fault says only that the database is away or busy, so that the same read may succeed later. */
+export function willPass(error: unknown): boolean {
+  return isPassingFault(error) || (error instanceof DomainError && error.code === 'SERVICE_BUSY');
 }

@@ -82,5 +82,5 @@ export function readEvents(url: string, token: string, wanted: EventArguments = 
 
 /** Whether an item stands in the log, so that it comes again after an earlier cursor. */
 export function isLogged(item: Item): boolean {
-  return !['Heartbeat', 'MessageDelta', 'HistoryLost'].includes(item.__typename);
+  return !['Heartbeat', 'MessageDelta', 'HistoryLost', 'StreamEnded'].includes(item.__typename);
 }

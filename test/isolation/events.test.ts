@@ -189,6 +189,8 @@ describe('events', () => {
         sessionId: rowId(alice.world.ids['Session'] ?? ''),
         messageId: uuidv7(),
         taskId: uuidv7(),
+        attempt: 1,
+        step: 0,
         offset: 0,
         text: `secret of ${alice.world.marker}`,
       });

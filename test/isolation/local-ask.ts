@@ -33,7 +33,7 @@ export function createLocalAsk(schema: GraphQLSchema, database: Database, userId
       operation,
       clientAddress: null,
       signal: new AbortController().signal,
-      live: { channel, heartbeatInterval: 1_000 },
+      readEvents: () => Promise.reject(new Error('events are read over HTTP only')),
       mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
     };
     try {

@@ -1,7 +1,8 @@
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { claimTasks, findStuckTasks } from '../../src/queue/claim.ts';
-import { followEvents, type StreamItem, writeEventCursor } from '../../src/services/event.ts';
+import { type StreamItem, writeEventCursor } from '../../src/services/event.ts';
+import { EventFeeds } from '../../src/services/event-feeds.ts';
 import { sendMessage } from '../../src/services/message.ts';
 import { removeExpiredSessions, trimEvents } from '../../src/services/upkeep.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
@@ -162,29 +163,23 @@ describe('the trimming of events', () => {
     await lookedLongAgo(user);
     await trim();
     const follow = async (after: number): Promise<StreamItem[]> => {
-      const stop = new AbortController();
-      const operation = queue.operation(user);
-      const stream = await followEvents(operation.read, {
-        channel: queue.resources.channel,
-        after: writeEventCursor(after),
-        filter: { sessionId: null, types: new Set() },
-        signal: stop.signal,
-        heartbeatInterval: 60_000,
-      });
+      const feeds = new EventFeeds({ ...queue.resources, openOperation: queue.operation });
+      const filter = { sessionId: null, types: new Set<never>() };
+      const reading = await feeds.read(user, { after: writeEventCursor(after), filter });
       const items: StreamItem[] = [];
-      for await (const item of stream) {
+      for await (const item of reading) {
         items.push(item);
         if (item.kind === 'event' && item.event.sequence === 25) {
-          stop.abort();
+          break;
         }
       }
-      await operation.close();
+      feeds.close();
       return items;
     };
     const kinds = (items: StreamItem[]) =>
       items.map((item) => (item.kind === 'event' ? item.event.sequence : item.kind));
-    expect(kinds(await follow(3))).toEqual(['history_lost', 'heartbeat', ...range(16, 25)]);
-    expect(kinds(await follow(15))).toEqual(['heartbeat', ...range(16, 25)]);
+    expect(kinds(await follow(3))).toEqual(['history_lost', ...range(16, 25)]);
+    expect(kinds(await follow(15))).toEqual(range(16, 25));
   });
 
   it('holds up no writer: rows are deleted before the log is locked', async () => {

@@ -1,0 +1,116 @@
+import type { Redis } from 'ioredis';
+import type { Log } from './log.ts';
+
+/** A text in the making, as its pieces came. */
+export interface Draft {
+  name: string;
+  /** What its writer said of it. */
+  about: unknown;
+  pieces: unknown[];
+}
+
+/**
+ * Texts that are being written, kept where every process of the service finds them. Like live messages they may be
+ * lost: the whole text follows by the log.
+ */
+export interface Drafts {
+  /** Adds a piece; the first one forgets what was there. Never throws and never waits. */
+  add(owner: string, draft: { name: string; about: unknown; piece: unknown; first: boolean }): void;
+  forget(owner: string, name: string): void;
+  /** What the owner's writers have written so far. Nothing when it can't be told within the deadline. */
+  read(owner: string): Promise<Draft[]>;
+}
+
+/** Milliseconds that a draft outlives its last piece: a writer that died forgets nothing. */
+const life = 600_000;
+/** Milliseconds to wait for what is only a convenience. */
+const readDeadline = 1_000;
+
+function indexKey(owner: string): string {
+  return `user:${owner}:drafts`;
+}
+
+function piecesKey(owner: string, name: string): string {
+  return `user:${owner}:draft:${name}`;
+}
+
+/** Drafts in Redis: a hash of what there is and a list of pieces each, whose names hold the owner. */
+export function createDrafts(redis: Redis, log: Log): Drafts {
+  const run = (commands: ReturnType<Redis['multi']>): void => {
+    commands.exec().catch((error: Error) => log.warn({ reason: error.message }, 'draft not kept'));
+  };
+  return {
+    add: (owner, { name, about, piece, first }) => {
+      if (redis.status !== 'ready') {
+        return;
+      }
+      const key = piecesKey(owner, name);
+      const commands = redis.multi();
+      if (first) {
+        commands.del(key).hset(indexKey(owner), name, JSON.stringify(about));
+      }
+      run(commands.rpush(key, JSON.stringify(piece)).pexpire(key, life).pexpire(indexKey(owner), life));
+    },
+    forget: (owner, name) => {
+      if (redis.status === 'ready') {
+        run(redis.multi().del(piecesKey(owner, name)).hdel(indexKey(owner), name));
+      }
+    },
+    read: async (owner) => {
+      if (redis.status !== 'ready') {
+        return [];
+      }
+      return within(readDeadline, readDrafts(redis, owner)).catch((error: Error) => {
+        log.warn({ reason: error.message }, 'drafts not read');
+        return [];
+      });
+    },
+  };
+}
+
+async function readDrafts(redis: Redis, owner: string): Promise<Draft[]> {
+  const index = await redis.hgetall(indexKey(owner));
+  return Promise.all(
+    Object.entries(index).map(async ([name, about]) => ({
+      name,
+      about: JSON.parse(about) as unknown,
+      pieces: (await redis.lrange(piecesKey(owner, name), 0, -1)).map((piece) => JSON.parse(piece) as unknown),
+    })),
+  );
+}
+
+async function within<Result>(milliseconds: number, work: Promise<Result>): Promise<Result> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`no answer in ${milliseconds} ms`)), milliseconds);
+  try {
+    return await Promise.race([work, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Drafts of this process alone, for a service without Redis. A writer forgets its own. */
+export function createProcessDrafts(): Drafts {
+  const owners = new Map<string, Map<string, Draft>>();
+  return {
+    add: (owner, { name, about, piece, first }) => {
+      const drafts = owners.get(owner) ?? new Map<string, Draft>();
+      owners.set(owner, drafts);
+      const draft = first ? undefined : drafts.get(name);
+      if (draft === undefined) {
+        drafts.set(name, { name, about, pieces: [piece] });
+      } else {
+        draft.pieces.push(piece);
+      }
+    },
+    forget: (owner, name) => {
+      const drafts = owners.get(owner);
+      drafts?.delete(name);
+      if (drafts?.size === 0) {
+        owners.delete(owner);
+      }
+    },
+    read: async (owner) =>
+      [...(owners.get(owner)?.values() ?? [])].map((draft) => ({ ...draft, pieces: [...draft.pieces] })),
+  };
+}
