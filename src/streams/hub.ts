@@ -135,6 +135,10 @@ export class StreamHub {
     const isHistoryLost = reading.start < reading.feed.trimmedThrough;
     const start = isHistoryLost ? reading.feed.trimmedThrough : reading.start;
     const connection = new Connection(response, socket, this.options.limits, { expiresAt, start });
+    if (user.groups.size === 0) {
+      // It is greeted with a heartbeat: the next one is due an interval later.
+      user.beatAt = performance.now();
+    }
     const group = this.groupOf(user, key, reading, execute);
     group.join(connection, isHistoryLost);
     response.once('close', () => {
