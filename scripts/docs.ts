@@ -1,4 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises';
+import { createMetrics } from '../src/adapters/metrics.ts';
 import { describeConfig } from '../src/config.ts';
 import { errorCodes } from '../src/errors.ts';
 import { createSchema } from '../src/resolvers/schema.ts';
@@ -42,6 +43,23 @@ This page is made from \`src/config.ts\` by \`npm run docs\`.
       days: fallbackOf('EVENT_RETENTION_DAYS'),
       perSession: fallbackOf('EVENTS_PER_SESSION'),
     }),
+  'docs/metrics.md': () => `# Metrics
+
+Every process with \`METRICS_PORT\` shows these at \`/metrics\`, beside those of the process itself (\`process_…\`, \`nodejs_…\`). Times
+are in seconds.
+
+| Name | Kind | Labels | What it is |
+| --- | --- | --- | --- |
+${createMetrics()
+  .describe()
+  .map(
+    ({ name, kind, labels, help }) =>
+      `| \`${name}\` | ${kind} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${help} |`,
+  )
+  .join('\n')}
+
+This page is made from \`src/adapters/metrics.ts\` by \`npm run docs\`.
+`,
 };
 
 function fallbackOf(setting: string): string {
