@@ -4,6 +4,8 @@ import { ChatPage, titleFor } from '../react/chat-page.tsx';
 import {
   CancelTaskDocument,
   ConversationDocument,
+  DecideDocument,
+  type DecideMutationVariables,
   OpenSessionDocument,
   SendMessageDocument,
   TeamDocument,
@@ -30,11 +32,19 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
   const loaded = conversation.data?.session;
   useEffect(() => {
     if (loaded) {
-      const lines = loaded.messages.edges.map(({ node }) => node);
-      const tasks = loaded.tasks.edges.map(({ node }) => node).toReversed();
-      tell({ kind: 'loaded', lines, tasks });
+      tell({
+        kind: 'loaded',
+        lines: loaded.messages.edges.map(({ node }) => node),
+        tasks: loaded.tasks.edges.map(({ node }) => node).toReversed(),
+      });
     }
   }, [loaded, tell]);
+  const asked = team.data?.approvals;
+  useEffect(() => {
+    if (asked) {
+      tell({ kind: 'loaded', questions: asked.edges.map(({ node }) => node) });
+    }
+  }, [asked, tell]);
   const { losses } = conversations;
   useEffect(() => {
     if (losses > 0) {
@@ -45,6 +55,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
   const [openSession] = useMutation(OpenSessionDocument, { refetchQueries: [TeamDocument] });
   const [sendMessage] = useMutation(SendMessageDocument);
   const [cancelTask] = useMutation(CancelTaskDocument);
+  const [decideApproval] = useMutation(DecideDocument);
 
   const ensureSession = async (content: string): Promise<string | null> => {
     if (sessionId !== null) {
@@ -76,6 +87,12 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       const sent = data?.sendMessage;
       tell({ kind: 'loaded', lines: sent?.message ? [sent.message] : [], tasks: sent?.task ? [sent.task] : [] });
     });
+  const decide = (variables: DecideMutationVariables): Promise<boolean> =>
+    attempt(async () => {
+      const { data } = await decideApproval({ variables });
+      const decided = data?.decideApproval?.approval;
+      tell({ kind: 'loaded', questions: decided ? [decided] : [] });
+    });
 
   return (
     <ChatPage
@@ -86,6 +103,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       problem={problem ?? team.error?.message ?? conversation.error?.message ?? null}
       onShow={setSessionId}
       onSend={send}
+      onDecide={(decision) => void decide(decision)}
       onCancel={(id) => void attempt(async () => void (await cancelTask({ variables: { id } })))}
       onSignOut={onSignOut}
     />

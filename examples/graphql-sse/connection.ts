@@ -8,7 +8,7 @@ export type Event = EventsSubscription['events'];
 export class RefusedError extends Error {}
 
 /** Codes of failures that pass by themselves. */
-const passing = new Set<unknown>(['SERVICE_BUSY', 'INTERNAL']);
+const passing = new Set<unknown>(['SERVICE_BUSY', 'INTERNAL', 'STREAM_LIMIT', 'RATE_LIMITED']);
 
 export interface Connection {
   /** Sends one query or mutation. @throws RefusedError or, when the service does not answer, Error */
@@ -44,12 +44,19 @@ export function connect(url: string, token: string, notice: (reason: string, pau
       let after: string | undefined;
       for (let failures = 0; ; failures += 1) {
         let reason = 'the service ended the stream';
+        let leastPause = 0;
         try {
           for await (const { events } of results(client, EventsDocument, { sessionId, after }, silenceLimit)) {
             signal.throwIfAborted();
             failures = 0;
             after = events.cursor;
-            yield events;
+            if (events.__typename !== 'StreamEnded') {
+              yield events;
+            } else if (events.reason === 'TOKEN_EXPIRED') {
+              throw new RefusedError('the token has ended');
+            } else {
+              leastPause = events.reconnectAfter ?? 0;
+            }
           }
         } catch (error) {
           signal.throwIfAborted();
@@ -59,7 +66,7 @@ export function connect(url: string, token: string, notice: (reason: string, pau
           reason = error instanceof Error ? error.message : String(error);
         }
         // Exponential, with full jitter: clients that lost the same server must not come back together.
-        const pause = Math.random() * Math.min(longestPause, firstPause * 2 ** failures);
+        const pause = Math.max(leastPause, Math.random() * Math.min(longestPause, firstPause * 2 ** failures));
         notice(reason, pause);
         await sleep(pause, undefined, { signal });
       }

@@ -1,7 +1,8 @@
 import { Composer } from './composer.tsx';
-import { type Conversations, messagesOf, tasksOf } from './conversation.ts';
+import { type Conversations, messagesOf, openQuestions, tasksOf } from './conversation.ts';
 import type { Connection } from './follow.ts';
-import type { TeamQuery } from './generated/graphql.ts';
+import type { DecideMutationVariables, TeamQuery } from './generated/graphql.ts';
+import { Questions } from './questions.tsx';
 import { Sessions, Team } from './team.tsx';
 import { Transcript } from './transcript.tsx';
 import { Work } from './work.tsx';
@@ -17,6 +18,7 @@ export interface ChatPageProps {
   onShow: (sessionId: string | null) => void;
   onSend: (content: string, agentId: string) => Promise<boolean>;
   onCancel: (taskId: string) => void;
+  onDecide: (decision: DecideMutationVariables) => void;
   onSignOut: () => void;
 }
 
@@ -47,6 +49,7 @@ export function ChatPage({ team, conversations, connection, sessionId, problem, 
         <Composer agents={agents} onSend={on.onSend} />
       </main>
       <aside>
+        <Questions questions={openQuestions(conversations)} onDecide={on.onDecide} />
         <Work tasks={sessionId === null ? [] : tasksOf(conversations, sessionId)} onCancel={on.onCancel} />
       </aside>
     </div>

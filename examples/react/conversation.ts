@@ -1,10 +1,11 @@
 import type { Event } from './follow.ts';
-import type { AgentStatus, LineFragment, TaskState, WorkFragment } from './generated/graphql.ts';
+import type { AgentStatus, LineFragment, QuestionFragment, TaskState, WorkFragment } from './generated/graphql.ts';
 
 /** What is known of all conversations: what was loaded, and what events have told since. */
 export interface Conversations {
   lines: Readonly<Record<string, LineFragment>>;
   tasks: Readonly<Record<string, WorkFragment>>;
+  questions: Readonly<Record<string, QuestionFragment>>;
   /** Answers that are being written, by the id that their message will have. */
   pieces: Readonly<Record<string, { taskId: string; text: string }>>;
   statuses: Readonly<Record<string, AgentStatus>>;
@@ -12,12 +13,24 @@ export interface Conversations {
   losses: number;
 }
 
-export const nothingYet: Conversations = { lines: {}, tasks: {}, pieces: {}, statuses: {}, losses: 0 };
+export const nothingYet: Conversations = {
+  lines: {},
+  tasks: {},
+  questions: {},
+  pieces: {},
+  statuses: {},
+  losses: 0,
+};
 
 export type News =
   | { kind: 'event'; event: Event }
   /** Answers of queries and mutations; they may be older or newer than the events. */
-  | { kind: 'loaded'; lines: readonly LineFragment[]; tasks: readonly WorkFragment[] };
+  | {
+      kind: 'loaded';
+      lines?: readonly LineFragment[];
+      tasks?: readonly WorkFragment[];
+      questions?: readonly QuestionFragment[];
+    };
 
 /** A message as it is shown. */
 export interface ShownMessage {
@@ -37,8 +50,8 @@ export function isOver(task: WorkFragment): boolean {
 /** The state after some news. News that come twice change nothing. */
 export function hear(state: Conversations, news: News): Conversations {
   if (news.kind === 'loaded') {
-    const withLines = news.lines.reduce(addLine, state);
-    return news.tasks.reduce(addTask, withLines);
+    const { lines = [], tasks = [], questions = [] } = news;
+    return questions.reduce(addQuestion, tasks.reduce(addTask, lines.reduce(addLine, state)));
   }
   const { event } = news;
   switch (event.__typename) {
@@ -50,6 +63,9 @@ export function hear(state: Conversations, news: News): Conversations {
       return event.agent === null
         ? state
         : { ...state, statuses: { ...state.statuses, [event.agent.id]: event.status } };
+    case 'ApprovalRequired':
+    case 'ApprovalResolved':
+      return event.approval === null ? state : addQuestion(state, event.approval);
     case 'HistoryLost':
       return { ...state, losses: state.losses + 1 };
     default:
@@ -68,6 +84,13 @@ function addTask(state: Conversations, task: WorkFragment): Conversations {
   return known !== undefined && isOver(known) && !isOver(task)
     ? state
     : { ...state, tasks: { ...state.tasks, [task.id]: task } };
+}
+
+function addQuestion(state: Conversations, question: QuestionFragment): Conversations {
+  const known = state.questions[question.id];
+  return known !== undefined && known.state !== 'PENDING'
+    ? state
+    : { ...state, questions: { ...state.questions, [question.id]: question } };
 }
 
 /** A piece that does not continue what is known, because some were missed, waits for the whole message. */
@@ -110,4 +133,9 @@ export function messagesOf(state: Conversations, sessionId: string): ShownMessag
 /** The tasks of a session in the order in which they became known. */
 export function tasksOf(state: Conversations, sessionId: string): WorkFragment[] {
   return Object.values(state.tasks).filter((task) => task.session?.id === sessionId);
+}
+
+/** What waits for the user's decision, in all sessions. */
+export function openQuestions(state: Conversations): QuestionFragment[] {
+  return Object.values(state.questions).filter(({ state: now }) => now === 'PENDING');
 }

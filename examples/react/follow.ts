@@ -1,4 +1,4 @@
-import type { EventsSubscription } from './generated/graphql.ts';
+import type { EventsSubscription, StreamEndReason } from './generated/graphql.ts';
 
 export type Event = EventsSubscription['events'];
 
@@ -44,7 +44,7 @@ export function follow(
   const open = (): void => {
     let isOver = false;
     isWaiting = false;
-    const end = (reason: string, isFinal: boolean): void => {
+    const end = (reason: string, isFinal: boolean, leastPause = 0): void => {
       if (isOver) {
         return;
       }
@@ -57,7 +57,7 @@ export function follow(
       }
       show.connection({ state: 'waiting', reason });
       isWaiting = true;
-      timer = setTimeout(open, pauseAfter(failures, Math.random()));
+      timer = setTimeout(open, Math.max(leastPause, pauseAfter(failures, Math.random())));
       failures += 1;
     };
     const watch = (): void => {
@@ -71,11 +71,15 @@ export function follow(
           watch();
           failures = 0;
           after = event.cursor;
-          show.connection({ state: 'live' });
-          show.event(event);
+          if (event.__typename === 'StreamEnded') {
+            end(reasons[event.reason], event.reason === 'TOKEN_EXPIRED', event.reconnectAfter ?? 0);
+          } else {
+            show.connection({ state: 'live' });
+            show.event(event);
+          }
         }
       },
-      ended: end,
+      ended: (reason, isFinal) => end(reason, isFinal),
     });
     close = () => {
       isOver = true;
@@ -111,8 +115,14 @@ export function pauseAfter(failures: number, random: number): number {
   return random * Math.min(longestPause, firstPause * 2 ** failures);
 }
 
+const reasons: Record<StreamEndReason, string> = {
+  SHUTDOWN: 'the service restarts',
+  TOKEN_EXPIRED: 'the token has ended: sign in with a new one',
+  TOO_SLOW: 'events came faster than they were read',
+};
+
 /** Codes of failures that pass by themselves. */
-const passing = new Set<unknown>(['SERVICE_BUSY', 'INTERNAL', 'RATE_LIMITED']);
+const passing = new Set<unknown>(['SERVICE_BUSY', 'INTERNAL', 'STREAM_LIMIT', 'RATE_LIMITED']);
 
 /** Whether trying again may help against these errors of GraphQL or this HTTP status. */
 export function willPass(

@@ -4,6 +4,8 @@ import { ChatPage, titleFor } from '../react/chat-page.tsx';
 import {
   CancelTaskDocument,
   ConversationDocument,
+  DecideDocument,
+  type DecideMutationVariables,
   OpenSessionDocument,
   SendMessageDocument,
   TeamDocument,
@@ -32,11 +34,19 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
   const loaded = conversation.data?.session;
   useEffect(() => {
     if (loaded) {
-      const lines = loaded.messages.edges.map(({ node }) => node);
-      const tasks = loaded.tasks.edges.map(({ node }) => node).toReversed();
-      tell({ kind: 'loaded', lines, tasks });
+      tell({
+        kind: 'loaded',
+        lines: loaded.messages.edges.map(({ node }) => node),
+        tasks: loaded.tasks.edges.map(({ node }) => node).toReversed(),
+      });
     }
   }, [loaded, tell]);
+  const asked = team.data?.approvals;
+  useEffect(() => {
+    if (asked) {
+      tell({ kind: 'loaded', questions: asked.edges.map(({ node }) => node) });
+    }
+  }, [asked, tell]);
   const { losses } = conversations;
   useEffect(() => {
     if (losses > 0) {
@@ -48,6 +58,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
   const [, openSession] = useMutation(OpenSessionDocument);
   const [, sendMessage] = useMutation(SendMessageDocument);
   const [, cancelTask] = useMutation(CancelTaskDocument);
+  const [, decideApproval] = useMutation(DecideDocument);
 
   const ensureSession = async (content: string): Promise<string | null> => {
     if (sessionId !== null) {
@@ -75,6 +86,13 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
     setProblem(error === undefined ? null : explain(error));
   };
 
+  const decide = async (variables: DecideMutationVariables): Promise<void> => {
+    const { data, error } = await decideApproval(variables);
+    setProblem(error === undefined ? null : explain(error));
+    const decided = data?.decideApproval?.approval;
+    tell({ kind: 'loaded', questions: decided ? [decided] : [] });
+  };
+
   const failed = team.error ?? conversation.error;
   return (
     <ChatPage
@@ -86,6 +104,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       onShow={setSessionId}
       onSend={send}
       onCancel={(id) => void cancel(id)}
+      onDecide={(decision) => void decide(decision)}
       onSignOut={onSignOut}
     />
   );

@@ -16,6 +16,25 @@ const updatesScreenshot = process.env['UPDATE_SCREENSHOT'] === 'true';
 const words = Array.from({ length: 40 }, (_, place) => `word${place}`);
 const reply = words.join(' ');
 
+/** An agent that wants to send a mail, arranged past the service: no tool of the tests would really send one. */
+const askAQuestion = `
+  WITH alice AS (SELECT id FROM users WHERE subject = $1),
+  tool AS (
+    INSERT INTO tools (user_id, name, description, kind, arguments_schema)
+    SELECT id, 'send_mail', 'Sends a mail', 'HTTP', '{}' FROM alice RETURNING user_id, id, name
+  ),
+  task AS (
+    INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, state)
+    SELECT lanes.user_id, 'AGENT_RUN', lanes.id, lanes.agent_id, sessions.id, 'WAITING'
+    FROM alice JOIN lanes ON lanes.user_id = alice.id JOIN sessions ON sessions.user_id = alice.id
+    WHERE lanes.agent_id IS NOT NULL LIMIT 1 RETURNING user_id, id, session_id
+  )
+  INSERT INTO approvals (user_id, kind, session_id, task_id, tool_id, tool_name, call_id, arguments, arguments_hash,
+    arguments_schema, dangerous, expires_at)
+  SELECT tool.user_id, 'TOOL', task.session_id, task.id, tool.id, tool.name, 'call', '{"to": "Ada@example.org"}', 'hash', '{}',
+    true, now() + interval '1 hour'
+  FROM tool, task`;
+
 /** The folder of an example, built as `npx vite build` does, on an address of its own. */
 async function serveBuilt(name: string, outDir: string): Promise<PreviewServer> {
   const root = join('examples', name);
@@ -136,6 +155,22 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       await see('word39');
       expect(await answer().innerText()).toBe(reply);
       expect(await page.getByRole('article').count()).toBe(2);
+    });
+
+    it.each([
+      ['Approve', 'APPROVED'],
+      ['Decline', 'REJECTED'],
+    ])('asks for a decision and sends it: %s', async (button, state) => {
+      await alice.ask('mutation { createSession { session { id } } }');
+      await service.database.owner(askAQuestion, [alice.name]);
+      await signIn(alice.token);
+      const questions = page.getByRole('region', { name: 'Your decision' });
+      await questions.getByText('Ada@example.org').waitFor();
+      await questions.getByRole('button', { name: button }).click();
+      await questions.getByText('Ada@example.org').waitFor({ state: 'detached' });
+      const { data } = await alice.ask('{ approvals { edges { node { state } } } }');
+      expect(data.approvals.edges).toEqual([{ node: { state } }]);
+      expect(faults).toEqual([]);
     });
 
     it('can stop a task', async () => {

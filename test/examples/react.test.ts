@@ -1,7 +1,14 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { type Conversations, hear, messagesOf, type News, nothingYet } from '../../examples/react/conversation.ts';
+import {
+  type Conversations,
+  hear,
+  messagesOf,
+  type News,
+  nothingYet,
+  openQuestions,
+} from '../../examples/react/conversation.ts';
 import { type Connection, type Event, follow, pauseAfter, type Sink, willPass } from '../../examples/react/follow.ts';
-import type { LineFragment, WorkFragment } from '../../examples/react/generated/graphql.ts';
+import type { LineFragment, QuestionFragment, WorkFragment } from '../../examples/react/generated/graphql.ts';
 
 describe('following events', () => {
   let opened: { after: string | undefined; sink: Sink; isClosed: boolean }[];
@@ -79,6 +86,25 @@ describe('following events', () => {
     expect(connection).toEqual({ state: 'refused', reason: 'bad token' });
   });
 
+  it('waits as long as the service asks for before it comes back', () => {
+    start();
+    const end: Event = { __typename: 'StreamEnded', cursor: 'last', reason: 'SHUTDOWN', reconnectAfter: 3_000 };
+    newest().sink.event(end);
+    expect(connection).toEqual({ state: 'waiting', reason: 'the service restarts' });
+    vi.advanceTimersByTime(2_999);
+    expect(opened).toHaveLength(1);
+    vi.advanceTimersByTime(1);
+    expect(opened.map(({ after }) => after)).toEqual([undefined, 'last']);
+  });
+
+  it('asks for a new token when the old one has ended', () => {
+    start();
+    newest().sink.event({ __typename: 'StreamEnded', cursor: 'last', reason: 'TOKEN_EXPIRED', reconnectAfter: null });
+    vi.advanceTimersByTime(60_000);
+    expect(opened).toHaveLength(1);
+    expect(connection).toMatchObject({ state: 'refused' });
+  });
+
   it('comes back at once when the network does, and only then', () => {
     const follower = start();
     follower.retryNow();
@@ -147,6 +173,24 @@ describe('a conversation', () => {
     kind: 'event',
     event: { __typename: 'MessageCreated', cursor: 'c', message },
   });
+  const asks = (state: QuestionFragment['state']): News => ({
+    kind: 'event',
+    event: {
+      __typename: state === 'PENDING' ? 'ApprovalRequired' : 'ApprovalResolved',
+      cursor: 'c',
+      approval: {
+        id: 'approval',
+        state,
+        kind: 'TOOL',
+        toolName: 'mail',
+        arguments: { to: 'Ada' },
+        argumentsHash: 'hash',
+        dangerous: true,
+        expiresAt: '2026-11-21T09:30:00.000Z',
+        task: { id: 'task', agent: { id: 'agent', name: 'Ada' } },
+      },
+    },
+  });
   const ended: News = {
     kind: 'event',
     event: { __typename: 'TaskCompleted', cursor: 'c', task: task('COMPLETED') },
@@ -183,6 +227,15 @@ describe('a conversation', () => {
     ],
   ])('%s', (_case, news, expected) => {
     expect(texts(news)).toEqual(expected);
+  });
+
+  it.each<[string, News[], number]>([
+    ['is shown', [asks('PENDING')], 1],
+    ['is shown once, however often it is told', [asks('PENDING'), asks('PENDING')], 1],
+    ['is gone when it was decided elsewhere', [asks('PENDING'), asks('APPROVED')], 0],
+    ['does not come back with an answer that was under way', [asks('EXPIRED'), asks('PENDING')], 0],
+  ])('a question %s', (_case, news, count) => {
+    expect(openQuestions(news.reduce<Conversations>(hear, nothingYet))).toHaveLength(count);
   });
 
   it('of another session stays out of sight', () => {
