@@ -71,7 +71,7 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
   const resources = { database, channel, clock: systemClock() };
   const openOperation = (userId: string, origin?: Origin) => createOperation(resources, userId, origin);
   const stopping = new AbortController();
-  const { feeds, streams } = createStreams(config, { database, channel, openOperation, log });
+  const { feeds, streams } = createStreams(config, { database, channel, openOperation, log, metrics });
   started.defer(() => streams.stop());
 
   const server = createHttpServer({

@@ -6,6 +6,17 @@ export type Labels = Readonly<Record<string, string>>;
 /** Something that only ever grows. */
 export interface Counter<L extends Labels = Labels> {
   add(labels: L, amount?: number): void;
+  /** Asks somebody who counts for the sum at each scrape, instead of being added to. */
+  watch(labels: L, read: () => number): void;
+}
+
+/** Counts of values by size, as somebody else keeps them. */
+export interface Distribution {
+  /** Upper bounds in milliseconds, and how many values lay above the bound before. */
+  readonly buckets: readonly { atMost: number; count: number }[];
+  readonly count: number;
+  /** In milliseconds. */
+  readonly sum: number;
 }
 
 /** How long something took, in seconds. */
@@ -47,6 +58,16 @@ export interface Metrics {
   readonly oldestTask: Level<{ state: string }>;
   readonly approvalsPending: Level;
   readonly workers: Level;
+  readonly streams: Level;
+  readonly streamUsers: Level;
+  readonly streamGroups: Level;
+  readonly eventsDelivered: Counter;
+  readonly eventBytes: Counter;
+  readonly eventExecutions: Counter;
+  readonly eventCatchUps: Counter;
+  readonly streamsEnded: Counter<{ reason: 'slow' | 'refused' }>;
+  /** Times from commits to their writing to readers. */
+  watchEventLag(read: () => Distribution): void;
   /** Adds the process's own figures: CPU, memory, event loop, garbage collection. Once for a process. */
   addProcess(): void;
   /** Name, kind, labels and meaning of every metric of ours, for the documentation and for tests. */
@@ -79,8 +100,22 @@ export function createMetrics(): Metrics {
     return { name, help, labelNames: [...labels], registers: [registry] };
   };
   const counter = <L extends Labels>(name: string, help: string, ...labels: (keyof L & string)[]): Counter<L> => {
-    const metric = new PromCounter(describe('counter', name, help, labels));
-    return { add: (values, amount = 1) => metric.inc(values, amount) };
+    const watched: { values: L; read: () => number }[] = [];
+    const metric = new PromCounter({
+      ...describe('counter', name, help, labels),
+      collect() {
+        if (watched.length > 0) {
+          this.reset();
+        }
+        for (const { values, read } of watched) {
+          this.inc(values, read());
+        }
+      },
+    });
+    return {
+      add: (values, amount = 1) => metric.inc(values, amount),
+      watch: (values, read) => void watched.push({ values, read }),
+    };
   };
   const timing = <L extends Labels>(
     name: string,
@@ -90,6 +125,25 @@ export function createMetrics(): Metrics {
   ): Timing<L> => {
     const metric = new Histogram({ ...describe('histogram', name, help, labels), buckets });
     return { observe: (values, seconds) => metric.observe(values, seconds) };
+  };
+  const distribution = (name: string, help: string) => {
+    const shown = describe('histogram', name, help, []);
+    let read: (() => Distribution) | null = null;
+    const metric = {
+      name,
+      get: async () => ({
+        name,
+        help: shown.help,
+        type: 'histogram',
+        aggregator: 'sum',
+        values: read === null ? [] : histogramValues(name, read()),
+      }),
+    };
+    // The library has no histogram whose counts are kept elsewhere, but takes whatever can be asked for its values.
+    registry.registerMetric(metric as unknown as Histogram);
+    return (reader: () => Distribution): void => {
+      read = reader;
+    };
   };
   const level = <L extends Labels>(name: string, help: string, ...labels: (keyof L & string)[]): Level<L> => {
     const watched = new Map<() => number, L>();
@@ -194,8 +248,34 @@ export function createMetrics(): Metrics {
       'retinue_workers',
       'Workers that showed a sign of life within the lease. Only the leading worker shows it.',
     ),
+    streams: level('retinue_event_streams', 'Open event streams.'),
+    streamUsers: level('retinue_event_stream_users', 'Users with open event streams.'),
+    streamGroups: level('retinue_event_stream_groups', 'Groups of equal subscriptions, each executed once an event.'),
+    eventsDelivered: counter('retinue_events_delivered_total', 'Events written to streams.'),
+    eventBytes: counter('retinue_event_bytes_total', 'Bytes of the events written to streams.'),
+    eventExecutions: counter('retinue_event_executions_total', 'Executions of subscriptions.'),
+    eventCatchUps: counter('retinue_event_catch_ups_total', 'Pages of the log read for streams that were behind.'),
+    streamsEnded: counter(
+      'retinue_event_streams_ended_total',
+      'Streams ended because their readers were slow, or refused by a limit.',
+      'reason',
+    ),
+    watchEventLag: distribution('retinue_event_lag_seconds', "Time from an event's commit to its writing to streams."),
     addProcess: () => collectDefaultMetrics({ register: registry }),
     describe: () => described,
     render: async () => ({ contentType: registry.contentType, text: await registry.metrics() }),
   };
+}
+
+function histogramValues(name: string, { buckets, count, sum }: Distribution) {
+  let upTo = 0;
+  return [
+    ...buckets.map((bucket) => {
+      upTo += bucket.count;
+      const le = Number.isFinite(bucket.atMost) ? bucket.atMost / 1_000 : '+Inf';
+      return { metricName: `${name}_bucket`, labels: { le }, value: upTo };
+    }),
+    { metricName: `${name}_sum`, labels: {}, value: sum / 1_000 },
+    { metricName: `${name}_count`, labels: {}, value: count },
+  ];
 }

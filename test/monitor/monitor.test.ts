@@ -1,6 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { encodeId } from '../../src/schema/builder.ts';
+import { readEvents } from '../http/event-reader.ts';
 import { startTestService, type TestService, type TestUser, waitFor } from '../service.ts';
 import { scrape } from './scrape.ts';
 
@@ -17,6 +18,18 @@ afterAll(() => service.stop());
 
 const ask = (path: string) => fetch(`${monitorUrl}${path}`, { signal: AbortSignal.timeout(10_000) });
 const counted = async (series: string): Promise<number> => (await scrape(monitorUrl)).get(series) ?? 0;
+
+async function sendHello(): Promise<void> {
+  const team = await alice.ask('{ agents(first: 1) { edges { node { id } } } }');
+  const session = await alice.ask('mutation { createSession { session { id } } }');
+  await alice.ask('mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }', {
+    input: {
+      sessionId: session.data.createSession.session.id,
+      targetAgentId: team.data.agents.edges[0].node.id,
+      content: 'hello',
+    },
+  });
+}
 
 describe('a process for its operators', () => {
   it('serves metrics and health on a port of their own, and nothing else', async () => {
@@ -61,15 +74,7 @@ describe('a process for its operators', () => {
   });
 
   it('shows the pools of its parts, claims, attempts and calls of the model', async () => {
-    const team = await alice.ask('{ agents(first: 1) { edges { node { id } } } }');
-    const session = await alice.ask('mutation { createSession { session { id } } }');
-    await alice.ask('mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }', {
-      input: {
-        sessionId: session.data.createSession.session.id,
-        targetAgentId: team.data.agents.edges[0].node.id,
-        content: 'hello',
-      },
-    });
+    await sendHello();
     const attempt = 'retinue_task_attempt_duration_seconds_count{kind="AGENT_RUN",outcome="ended"}';
     await waitFor('the attempt to end', async () => (await counted(attempt)) === 1);
     const values = await scrape(monitorUrl);
@@ -94,6 +99,23 @@ describe('a process for its operators', () => {
       expect(values.get(`retinue_tasks{state="${state}"}`)).toBe(0);
     }
     expect(values.get('retinue_approvals_pending')).toBe(0);
+  });
+
+  it('shows its event streams, and how late events were', async () => {
+    const reader = readEvents(service.api.url, alice.token);
+    await reader.find('the heartbeat', () => true);
+    await sendHello();
+    await reader.find('the answer', ({ message }) => message?.role === 'AGENT');
+    const values = await scrape(monitorUrl);
+    reader.close();
+    expect(values.get('retinue_event_streams')).toBe(1);
+    expect(values.get('retinue_event_stream_users')).toBe(1);
+    expect(values.get('retinue_events_delivered_total')).toBeGreaterThanOrEqual(5);
+    const lags = values.get('retinue_event_lag_seconds_count');
+    expect(lags).toBeGreaterThanOrEqual(4);
+    expect(values.get('retinue_event_lag_seconds_bucket{le="+Inf"}')).toBe(lags);
+    expect(values.get('retinue_event_lag_seconds_bucket{le="5"}')).toBe(lags);
+    await waitFor('the stream to be over', async () => (await counted('retinue_event_streams')) === 0);
   });
 
   it('names no user and no text of one in any series', async () => {
