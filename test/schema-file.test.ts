@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { auditSchema, schemaText } from '../scripts/schema.ts';
+import { errorCodes } from '../src/errors.ts';
 import { createSchema } from '../src/resolvers/schema.ts';
 
 describe('the schema file', () => {
@@ -47,5 +48,18 @@ describe('the schema file', () => {
       .filter((member) => (member.description ?? '') === '')
       .map((member) => member.name);
     expect(undescribed).toEqual([]);
+  });
+
+  const described = ['Mutation', 'Subscription'].flatMap((name) => {
+    const type = createSchema().getType(name);
+    return type !== undefined && 'getFields' in type
+      ? Object.values(type.getFields()).map((field) => [`${name}.${field.name}`, field.description ?? ''] as const)
+      : [];
+  });
+
+  it.each(described)('says which errors to expect, of those that there are: %s', (_field, description) => {
+    const named = /Errors: (.+)\.$/.exec(description)?.[1]?.split(', ') ?? [];
+    expect(named).not.toEqual([]);
+    expect(named.filter((code) => !(code in errorCodes))).toEqual([]);
   });
 });
