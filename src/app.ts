@@ -15,6 +15,8 @@ import { createHttpServer } from './http.ts';
 import { createOperation, type Origin } from './operation.ts';
 import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
 import { createSchema } from './resolvers/schema.ts';
+import { composeAnswer } from './runner/compose-answer.ts';
+import { createPlanner } from './runner/make-plan.ts';
 import { runAgent } from './runner/run-agent.ts';
 import { startUpkeep } from './runner/upkeep.ts';
 import { startWorker } from './runner/worker.ts';
@@ -143,7 +145,11 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
       approvalTimeout: config.APPROVAL_TIMEOUT,
     },
     {
-      handlers: { AGENT_RUN: runAgent },
+      handlers: {
+        AGENT_RUN: runAgent,
+        PLAN: createPlanner({ timeout: config.PLANNING_TIMEOUT, cacheLife: config.PLAN_CACHE_LIFE }),
+        COMPOSE: composeAnswer,
+      },
       slots: config.WORKER_SLOTS,
       pollInterval: config.WORKER_POLL_INTERVAL,
       lease: config.TASK_LEASE,

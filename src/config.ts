@@ -118,6 +118,8 @@ const rules = z
     APPROVAL_TIMEOUT: milliseconds(300_000).describe(
       'Time to decide what was asked, where neither tool nor agent says otherwise.',
     ),
+    PLANNING_TIMEOUT: milliseconds(5_000).describe('Longest wait for a plan; then a simple one stands in.'),
+    PLAN_CACHE_LIFE: milliseconds(3_600_000).describe('How long a plan is used for equal requests to an equal team.'),
     SESSION_RETENTION_DAYS: count(7, 3_650).describe('Days that an expired session stays readable.'),
     EVENT_RETENTION_DAYS: count(30, 3_650).describe('Days that an event stays in the log.'),
     EVENTS_PER_SESSION: count(1_000, 100_000).describe('Newest events of a session that stay in the log.'),

@@ -9,6 +9,11 @@ export const errorCodes = {
   MESSAGE_TOO_LARGE: 'A message may have at most 100 kB of UTF-8 text.',
   SESSION_EXPIRED: 'The session is past its expiry and takes no more messages. Create a new one.',
   AGENT_QUEUE_FULL: 'The agent already has as many waiting tasks as it may have. Nothing was stored; retry later.',
+  SESSION_BUSY: 'The session still has open tasks, and the busy policy of the message is REJECT. Nothing was stored.',
+  NO_AGENTS: 'The team has no agent that could do anything. Create one.',
+  PLAN_ENDED: 'The plan has already ended: there is nothing to cancel.',
+  PLAN_NOT_RETRYABLE:
+    'The plan has not ended, or nothing of it failed, or it was rejected. Send the message again instead.',
   TASK_ENDED: 'The task is completed, failed, cancelled or skipped: nothing about it can be changed any more.',
   APPROVAL_ALREADY_DECIDED: 'Somebody decided it before, you or another device of yours. Read it to see how.',
   APPROVAL_EXPIRED: 'Its time to be decided is over, which counts as declined. `requestAgain` asks anew.',

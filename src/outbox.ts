@@ -20,6 +20,15 @@ export type NewEvent =
       approvalId: string;
       state: 'APPROVED' | 'REJECTED' | 'EXPIRED' | 'CANCELLED';
     }
+  | { type: 'planning_started'; sessionId: string; planId: string; taskId: string }
+  | { type: 'task_plan_created'; sessionId: string; planId: string; fallbackReason: string | null }
+  | { type: 'plan_retried'; sessionId: string; planId: string }
+  | {
+      type: 'plan_ended';
+      sessionId: string;
+      planId: string;
+      state: 'COMPLETED' | 'FAILED' | 'CANCELLED' | 'REJECTED' | 'EXPIRED';
+    }
   | { type: 'message_created'; sessionId: string; messageId: string };
 
 export type EventType = NewEvent['type'];

@@ -1,21 +1,37 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
+import type { BusyPolicy, LaneKind } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 import { wakeWorkers } from './signal.ts';
 
+/** Most tasks of an orchestrator that run at once: each is one short question to a model, so more than of an agent. */
+const orchestratorTasks = 10;
+
 const add = statement(`
   INSERT INTO lanes (user_id, id, kind, agent_id, max_running) VALUES ($1, $2, 'AGENT', $2, $3)`);
+const addOrchestrator = statement(`
+  INSERT INTO lanes (user_id, id, kind, orchestrator_id, max_running) VALUES ($1, $2, 'ORCHESTRATOR', $2, ${orchestratorTasks})`);
 const setLimit = statement(`UPDATE lanes SET max_running = $3 WHERE user_id = $1 AND id = $2`);
 const lock = statement<{ id: string; waiting: number; limit: number }>(`
   SELECT id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
   WHERE user_id = $1
     AND (id = $2 OR id IN (SELECT lane_id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[])))
   ORDER BY id FOR NO KEY UPDATE`);
+const lockUnlessInterrupting = statement<{ waiting: number; limit: number }>(`
+  SELECT blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
+  WHERE user_id = $1 AND id = $2 AND kind = $5
+    AND coalesce($4::busy_policy, (SELECT busy_policy FROM sessions WHERE user_id = $1 AND id = $3)) <> 'INTERRUPT'
+  FOR NO KEY UPDATE`);
 const running = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
 /** Makes the lane of a new agent. It has the agent's id. */
 export async function addAgentLane(operation: WriteOperation, agentId: string, maxRunning: number): Promise<void> {
   await operation.query(add, [operation.userId, agentId, maxRunning]);
+}
+
+/** Makes the lane of a new orchestrator. It has the orchestrator's id. */
+export async function addOrchestratorLane(operation: WriteOperation, orchestratorId: string): Promise<void> {
+  await operation.query(addOrchestrator, [operation.userId, orchestratorId]);
 }
 
 /** Sets how many tasks of the lane may run at once. Those that run already are let finish. */
@@ -39,13 +55,40 @@ export async function reserveLane(
 ): Promise<boolean> {
   const locked = await operation.query(lock, [operation.userId, laneId, parentIds]);
   const lane = locked.find(({ id }) => id === laneId);
-  if (lane !== undefined && lane.waiting >= lane.limit) {
+  if (lane !== undefined) {
+    checkRoom(lane, field);
+  }
+  return lane !== undefined;
+}
+
+/**
+ * Like `reserveLane`, for a message to a session, unless that message interrupts what the session has open: then it
+ * locks nothing, because the lanes of what it interrupts are to be locked with this one, in the one order.
+ * @param policy null for the session's own
+ * @returns whether the lane is reserved; false also when the caller owns no such lane of that kind, or no such session
+ * @throws DomainError AGENT_QUEUE_FULL
+ */
+export async function reserveLaneUnlessInterrupting(
+  operation: WriteOperation,
+  lane: { id: string; kind: LaneKind },
+  session: { id: string; policy: BusyPolicy | null },
+  field: string,
+): Promise<boolean> {
+  const values = [operation.userId, lane.id, session.id, session.policy, lane.kind];
+  const [locked] = await operation.query(lockUnlessInterrupting, values);
+  if (locked !== undefined) {
+    checkRoom(locked, field);
+  }
+  return locked !== undefined;
+}
+
+function checkRoom(lane: { waiting: number; limit: number }, field: string): void {
+  if (lane.waiting >= lane.limit) {
     throw new DomainError('AGENT_QUEUE_FULL', `The agent already has ${lane.limit} waiting tasks.`, {
       field,
       retryAfter: 5,
     });
   }
-  return lane !== undefined;
 }
 
 /** How many tasks of a lane run now; exact while the caller's transaction holds the lane. */

@@ -19,6 +19,8 @@ export interface NewTask {
   agentId: string | null;
   sessionId: string | null;
   messageId: string | null;
+  /** The plan that it is part of. */
+  planId?: string | null;
   /**
    * Its turn in the session, which the caller has locked; tasks with a turn run one after the other. Null lets it run
    * beside others.
@@ -26,8 +28,10 @@ export interface NewTask {
   sessionOrder: number | null;
   /** What its handler needs to know beside that. */
   input?: Record<string, unknown>;
-  /** Tasks that must be completed first. */
+  /** Tasks that must have ended first. */
   parentIds?: readonly string[];
+  /** Whether it needs their success, as it does by default, or only their end. */
+  needsSuccess?: boolean;
 }
 
 export type Outcome =
@@ -40,10 +44,11 @@ export type Outcome =
 export interface EndedAttempt {
   agentId: string | null;
   sessionId: string | null;
+  planId: string | null;
   answerId: string;
   /** Tasks of the lane that still run. */
   running: number | null;
-  /** Tasks that waited for this one alone and are queued now. */
+  /** Tasks that waited for this one last and are queued now. */
   released: string[];
   /** Tasks that will never run because this one failed. */
   skipped: string[];
@@ -53,6 +58,7 @@ export interface CancelledTask {
   taskId: string;
   agentId: string | null;
   sessionId: string | null;
+  planId: string | null;
   became: 'CANCELLED' | 'SKIPPED';
 }
 
@@ -66,25 +72,26 @@ export class StaleAttemptError extends Error {
 
 const insert = statement<{ id: string; state: TaskState }>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
-    state, finished_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $10, $11,
+    plan_id, state, finished_at)
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13,
     (CASE WHEN parents.lost THEN 'SKIPPED' WHEN parents.open THEN 'BLOCKED' ELSE 'QUEUED' END)::task_state,
     CASE WHEN parents.lost THEN clock_timestamp() END
   FROM (
-    SELECT coalesce(bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
-      coalesce(bool_or(tasks.state <> 'COMPLETED'), false) AS open
+    SELECT coalesce($10 AND bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
+      coalesce(bool_or(tasks.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), false) AS open
     FROM unnest($9::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
   RETURNING id, state`);
 const lockLanes = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
-  INSERT INTO task_dependencies (user_id, task_id, parent_id)
-  SELECT $1, $2, id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
+  INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
+  SELECT $1, $2, id, $4 FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
-  SELECT agent_id AS "agentId", session_id AS "sessionId", answer_id AS "answerId", running, released, skipped
+  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, released, skipped
   FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
 const cancel = statement<CancelledTask & Record<string, unknown>>(`
-  SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", became FROM queue.cancel($1::uuid[], $2, $3)`);
+  SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became
+  FROM queue.cancel($1::uuid[], $2, $3, $4, $5::uuid[])`);
 const resume = statement<{ resumed: boolean }>(`SELECT queue.resume($1) AS resumed`);
 const hold = statement<{ id: string }>(
   `SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`,
@@ -92,10 +99,11 @@ const hold = statement<{ id: string }>(
 
 /**
  * Adds a task in the caller's transaction and wakes workers after its commit. With parents it is BLOCKED until the
- * last of them is completed; when one of them has ended otherwise by now, or is gone, it is SKIPPED at once.
+ * last of them has ended; when it needs their success and one of them has ended otherwise by now, or is gone, it is
+ * SKIPPED at once.
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
-  const parents = task.parentIds ?? [];
+  const { parentIds: parents = [], needsSuccess = true } = task;
   if (parents.length > 0) {
     // A parent that ends right now must either be seen as ended here or see the link.
     await lockTaskLanes(operation, parents);
@@ -110,14 +118,16 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     task.sessionOrder,
     JSON.stringify(task.input ?? {}),
     parents,
+    needsSuccess,
     operation.origin.requestId,
     operation.origin.traceparent,
+    task.planId ?? null,
   ]);
   if (row === undefined) {
     throw new Error('the task was not stored');
   }
   if (parents.length > 0) {
-    await operation.query(link, [operation.userId, row.id, parents]);
+    await operation.query(link, [operation.userId, row.id, parents, needsSuccess]);
   }
   if (row.state === 'SKIPPED') {
     operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
@@ -164,18 +174,25 @@ export async function endAttempt(operation: WriteOperation, claim: Claim, outcom
   return ended;
 }
 
-/** What to cancel: one task, or all that an agent or a session has open. */
-export type CancelTarget = { taskId: string } | { agentId: string } | { sessionId: string };
+/** What to cancel: one task, or all that an agent, a session or a plan has open. */
+export type CancelTarget = { taskId: string } | { agentId: string } | { sessionId: string } | { planId: string };
 
 /**
- * Cancels what has not ended and skips what depends on it; runs are aborted after the commit. Until then the target gets
- * no new task, so that it may be deleted.
+ * Cancels what has not ended, skips what needed its success and frees what only waited for its end; runs are aborted
+ * after the commit. Until then the target gets no new task, so that it may be deleted.
+ * @param moreLanes lanes that the caller is about to add tasks to: locked with the others, in the one order
  */
-export async function cancelTasks(operation: WriteOperation, target: CancelTarget): Promise<CancelledTask[]> {
+export async function cancelTasks(
+  operation: WriteOperation,
+  target: CancelTarget,
+  moreLanes: readonly string[] = [],
+): Promise<CancelledTask[]> {
   const cancelled = await operation.query(cancel, [
     'taskId' in target ? [target.taskId] : [],
     'agentId' in target ? target.agentId : null,
     'sessionId' in target ? target.sessionId : null,
+    'planId' in target ? target.planId : null,
+    moreLanes,
   ]);
   operation.afterCommit((channel) => {
     abortRuns(

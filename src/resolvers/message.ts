@@ -24,7 +24,7 @@ export function addMessageFields(builder: Builder, types: ReturnType<typeof addM
       task: t.field({
         type: 'Task',
         nullable: true,
-        description: 'The task that answers it.',
+        description: 'The task that answers it, or that plans the answer.',
         resolve: ({ taskId }, _arguments, context) => taskById(context.operation.read, taskId),
       }),
     }),
@@ -34,15 +34,17 @@ export function addMessageFields(builder: Builder, types: ReturnType<typeof addM
       type: sent,
       nullable: true,
       description:
-        'Sends a message straight to one agent. The answer arrives as `MessageDelta` and `MessageCreated` events. ' +
-        'Errors: BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, SESSION_EXPIRED, AGENT_QUEUE_FULL.',
+        'Sends a message straight to one agent, or without a target to the whole team: then the orchestrator makes a plan. The ' +
+        'answer arrives as `MessageDelta` and `MessageCreated` events. Errors: BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, ' +
+        'SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL, NO_AGENTS.',
       args: { input: t.arg({ type: types.sendInput, required: true, description: 'The message.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) =>
           sendMessage(operation, {
             sessionId: decodeId(input.sessionId, 'Session', 'input.sessionId'),
-            targetAgentId: decodeId(input.targetAgentId, 'Agent', 'input.targetAgentId'),
+            targetAgentId: input.targetAgentId && decodeId(input.targetAgentId, 'Agent', 'input.targetAgentId'),
             content: input.content,
+            busyPolicy: input.busyPolicy,
           }),
         ),
     }),

@@ -5,6 +5,8 @@ import { addApprovalGrant } from '../schema/approval-grant.ts';
 import { createBuilder } from '../schema/builder.ts';
 import { addEvent } from '../schema/event.ts';
 import { addMessage } from '../schema/message.ts';
+import { addOrchestrator } from '../schema/orchestrator.ts';
+import { addPlan } from '../schema/plan.ts';
 import { addSession } from '../schema/session.ts';
 import { addTask } from '../schema/task.ts';
 import { addUser } from '../schema/user.ts';
@@ -13,6 +15,8 @@ import { addApprovalFields } from './approval.ts';
 import { addApprovalGrantFields } from './approval-grant.ts';
 import { addEventFields } from './event.ts';
 import { addMessageFields } from './message.ts';
+import { addOrchestratorFields } from './orchestrator.ts';
+import { addPlanFields } from './plan.ts';
 import { addSessionFields } from './session.ts';
 import { addTaskFields } from './task.ts';
 import { addUserFields } from './user.ts';
@@ -24,10 +28,21 @@ export function createSchema(): GraphQLSchema {
   const agent = addAgent(builder);
   const message = addMessage(builder);
   const task = addTask(builder);
-  const session = addSession(builder, { messages: message.connection, tasks: task.connection });
+  const session = addSession(builder, {
+    messages: message.connection,
+    busyPolicy: message.busyPolicy,
+    tasks: task.connection,
+  });
   const approval = addApproval(builder);
   addApprovalGrant(builder, { approvalKind: approval.kind });
-  const event = addEvent(builder, { agentStatus: agent.status, approvalState: approval.state });
+  const orchestrator = addOrchestrator(builder, { approvalPolicy: agent.approvalPolicy });
+  const plan = addPlan(builder);
+  const event = addEvent(builder, {
+    agentStatus: agent.status,
+    approvalState: approval.state,
+    planState: plan.state,
+    fallbackReason: plan.fallbackReason,
+  });
 
   addUserFields(builder);
   addAgentFields(builder, agent);
@@ -36,6 +51,8 @@ export function createSchema(): GraphQLSchema {
   addTaskFields(builder, task);
   addApprovalFields(builder, approval);
   addApprovalGrantFields(builder);
+  addOrchestratorFields(builder, orchestrator);
+  addPlanFields(builder);
   addEventFields(builder, event);
   return builder.toSchema();
 }

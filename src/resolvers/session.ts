@@ -58,7 +58,7 @@ export function addSessionFields(builder: Builder, types: ReturnType<typeof addS
     t.field({
       type: changed,
       nullable: true,
-      description: 'Renames a session. Errors: NOT_FOUND, BAD_USER_INPUT.',
+      description: 'Changes a session. Errors: NOT_FOUND, BAD_USER_INPUT.',
       args: {
         id: t.arg.id({ required: true, description: 'Id of the session.' }),
         input: t.arg({ type: types.updateInput, required: true, description: 'What to change.' }),

@@ -8,7 +8,7 @@ export type NextStep =
   | { do: 'finish'; content: string };
 
 /** Decides from what is stored alone, so that a run continues after a crash exactly where its last step ended. */
-export function nextStep(context: Pick<AgentRun, 'agent' | 'history' | 'steps'>): NextStep {
+export function nextStep(context: Pick<AgentRun, 'agent' | 'history' | 'steps' | 'assignment'>): NextStep {
   const last = context.steps.at(-1);
   return last === undefined
     ? { do: 'ask-model', position: 1, messages: composePrompt(context) }

@@ -126,5 +126,5 @@ export function addAgent(builder: Builder) {
       memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
     }),
   });
-  return { status, createInput, updateInput };
+  return { status, approvalPolicy, createInput, updateInput };
 }

@@ -9,6 +9,8 @@ import type {
   ApprovalGrantModel,
   ApprovalModel,
   MessageModel,
+  OrchestratorModel,
+  PlanModel,
   SessionModel,
   TaskModel,
   UserModel,
@@ -54,6 +56,8 @@ export interface SchemaTypes {
     Task: TaskModel;
     Approval: ApprovalModel;
     ApprovalGrant: ApprovalGrantModel;
+    Orchestrator: OrchestratorModel;
+    Plan: PlanModel;
   };
 }
 

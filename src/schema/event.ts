@@ -1,13 +1,16 @@
-import type { ApprovalState } from '../generated/prisma/enums.ts';
+import type { ApprovalState, PlanState } from '../generated/prisma/enums.ts';
 import type { EventType } from '../outbox.ts';
 import { agentById } from '../services/agent.ts';
 import { approvalById } from '../services/approval.ts';
 import type { StreamItem } from '../services/event.ts';
 import { messageById } from '../services/message.ts';
+import { planById } from '../services/plan.ts';
+import type { FallbackReason } from '../services/plan-draft.ts';
 import { sessionById } from '../services/session.ts';
 import { taskById } from '../services/task.ts';
 import type { addApproval } from './approval.ts';
 import { type Builder, encodeId } from './builder.ts';
+import type { addPlan } from './plan.ts';
 
 type EventItem = Extract<StreamItem, { kind: 'event' }>;
 
@@ -34,6 +37,13 @@ const loggedTypes = {
     name: 'ApprovalResolved',
     description: 'Something you were asked to approve was decided or expired.',
   },
+  planning_started: { name: 'PlanningStarted', description: 'A plan is being made for a message.' },
+  task_plan_created: {
+    name: 'TaskPlanCreated',
+    description: 'A plan is made and approved where need be; its tasks run.',
+  },
+  plan_retried: { name: 'PlanRetried', description: 'What failed of a plan runs again.' },
+  plan_ended: { name: 'PlanEnded', description: 'A plan came to its end, whichever it is.' },
   message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
 } as const satisfies Record<EventType, { name: string; description: string }>;
 
@@ -47,7 +57,12 @@ const unloggedTypes = {
 /** The event stream's interface and one object type per event. */
 export function addEvent(
   builder: Builder,
-  enums: { agentStatus: ReturnType<Builder['enumType']>; approvalState: ReturnType<typeof addApproval>['state'] },
+  enums: {
+    agentStatus: ReturnType<Builder['enumType']>;
+    approvalState: ReturnType<typeof addApproval>['state'];
+    planState: ReturnType<typeof addPlan>['state'];
+    fallbackReason: ReturnType<typeof addPlan>['fallbackReason'];
+  },
 ) {
   const type = builder.enumType('EventType', {
     description: 'Kinds of events that a subscription can ask for.',
@@ -103,6 +118,10 @@ export function addEvent(
   const called = logged('direct_agent_call');
   const changed = logged('agent_status_changed');
   const created = logged('message_created');
+  const planning = logged('planning_started');
+  const planCreated = logged('task_plan_created');
+  const planRetried = logged('plan_retried');
+  const planEnded = logged('plan_ended');
 
   for (const ref of [
     started,
@@ -127,6 +146,34 @@ export function addEvent(
       t.id({ description: 'Id of the task.', resolve: (item) => encodeId('Task', text(item, 'taskId')) }),
     );
   }
+  for (const ref of [planning, planRequested, planCreated, planRetried, planEnded]) {
+    builder.objectField(ref, 'plan', (t) =>
+      t.field({
+        type: 'Plan',
+        nullable: true,
+        description: 'The plan, as it is now; null when it was deleted since.',
+        resolve: (item, _arguments, context) => planById(context.operation.read, text(item, 'planId')),
+      }),
+    );
+    builder.objectField(ref, 'planId', (t) =>
+      t.id({ description: 'Id of the plan.', resolve: (item) => encodeId('Plan', text(item, 'planId')) }),
+    );
+  }
+  builder.objectField(planCreated, 'fallbackReason', (t) =>
+    t.field({
+      type: enums.fallbackReason,
+      nullable: true,
+      description: 'Why it is a simple plan, one agent after the other; null for one of the planner.',
+      resolve: (item) => item.event.data['fallbackReason'] as FallbackReason | null,
+    }),
+  );
+  builder.objectField(planEnded, 'state', (t) =>
+    t.field({
+      type: enums.planState,
+      description: 'How it ended.',
+      resolve: (item) => text(item, 'state') as PlanState,
+    }),
+  );
   for (const ref of [called, changed]) {
     builder.objectField(ref, 'agent', (t) =>
       t.field({

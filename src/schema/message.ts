@@ -1,4 +1,4 @@
-import { MessageRole } from '../generated/prisma/enums.ts';
+import { BusyPolicy, MessageRole } from '../generated/prisma/enums.ts';
 import { agentById } from '../services/agent.ts';
 import { messageById } from '../services/message.ts';
 import { sessionById } from '../services/session.ts';
@@ -46,14 +46,28 @@ export function addMessage(builder: Builder) {
       }),
     }),
   });
+  const busyPolicy = builder.enumType('BusyPolicy', {
+    description: 'What happens to a message that arrives while its session has open tasks.',
+    values: {
+      QUEUE: { description: 'It waits for its turn.', value: BusyPolicy.QUEUE },
+      REJECT: { description: 'It is refused with SESSION_BUSY, and nothing is stored.', value: BusyPolicy.REJECT },
+      INTERRUPT: { description: 'It cancels what is open, and is next.', value: BusyPolicy.INTERRUPT },
+    } as const,
+  });
   const sendInput = builder.inputType('SendMessageInput', {
-    description: 'A message for one agent.',
+    description: 'A message for one agent, or for the whole team.',
     fields: (t) => ({
       sessionId: t.id({ required: true, description: 'The session to write in.' }),
-      targetAgentId: t.id({ required: true, description: 'The agent that shall answer.' }),
+      targetAgentId: t.id({
+        description: 'The agent that shall answer. Leave it out to let the orchestrator plan for the whole team.',
+      }),
       content: t.string({ required: true, description: 'The text: not empty, at most 100 kB of UTF-8.' }),
+      busyPolicy: t.field({
+        type: busyPolicy,
+        description: 'What happens when the session has open tasks. Leave it out for what the session does by default.',
+      }),
     }),
   });
   const connection = builder.connectionObject({ type: 'Message', name: 'MessageConnection' }, { name: 'MessageEdge' });
-  return { sendInput, connection };
+  return { sendInput, busyPolicy, connection };
 }

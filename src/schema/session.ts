@@ -8,8 +8,9 @@ import type { addTask } from './task.ts';
 /** The session with its inputs. */
 export function addSession(
   builder: Builder,
-  connections: {
+  types: {
     messages: ReturnType<typeof addMessage>['connection'];
+    busyPolicy: ReturnType<typeof addMessage>['busyPolicy'];
     tasks: ReturnType<typeof addTask>['connection'];
   },
 ) {
@@ -28,6 +29,10 @@ export function addSession(
         type: 'DateTime',
         description: 'From then on it takes no more messages. Each message moves it to 30 days ahead.',
       }),
+      busyPolicy: t.expose('busyPolicy', {
+        type: types.busyPolicy,
+        description: 'What happens to a message that arrives while tasks of the session are open.',
+      }),
       requestCount: t.exposeInt('requestCount', { description: 'How many messages you sent.' }),
       messageCount: t.exposeInt('messageCount', { description: 'How many messages it holds, answers included.' }),
       clientAddress: t.exposeString('clientAddress', { nullable: true, description: 'Address that opened it.' }),
@@ -37,7 +42,7 @@ export function addSession(
           description: 'Its messages in their order; `last: 10` gives the newest ten.',
           resolve: (session, page, context) => listSessionMessages(context.operation.read, session.id, page),
         },
-        connections.messages,
+        types.messages,
       ),
       tasks: t.connection(
         {
@@ -45,17 +50,26 @@ export function addSession(
           description: 'Its tasks, newest first.',
           resolve: (session, page, context) => listSessionTasks(context.operation.read, session.id, page),
         },
-        connections.tasks,
+        types.tasks,
       ),
     }),
   });
   const createInput = builder.inputType('CreateSessionInput', {
     description: 'A new session.',
-    fields: (t) => ({ title: t.string({ description: '1 to 200 characters; default "New session".' }) }),
+    fields: (t) => ({
+      title: t.string({ description: '1 to 200 characters; default "New session".' }),
+      busyPolicy: t.field({ type: types.busyPolicy, description: 'Default QUEUE.' }),
+    }),
   });
   const updateInput = builder.inputType('UpdateSessionInput', {
-    description: 'Changes of a session.',
-    fields: (t) => ({ title: t.string({ required: true, description: '1 to 200 characters.' }) }),
+    description: 'Changes of a session. Members left out stay as they are.',
+    fields: (t) => ({
+      title: t.string({ description: '1 to 200 characters.' }),
+      busyPolicy: t.field({
+        type: types.busyPolicy,
+        description: 'What happens to a message that arrives while tasks are open.',
+      }),
+    }),
   });
   return { createInput, updateInput };
 }

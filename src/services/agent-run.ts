@@ -3,6 +3,7 @@ import type { AgentModel, MessageModel, TaskModel } from '../generated/prisma/mo
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type Claim, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { agentById } from './agent.ts';
+import { type Assignment, loadAssignment } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
 
@@ -13,6 +14,8 @@ export interface AgentRun {
   /** Messages of the session up to the one to answer, oldest first. */
   history: (Pick<MessageModel, 'role' | 'agentId' | 'content'> & { agentName: string | null })[];
   steps: ModelStep[];
+  /** What a plan wants of the agent; null when it answers the message itself. */
+  assignment: Assignment | null;
 }
 
 /** A model's answer as it was saved, so that a crashed task does not ask again. */
@@ -54,11 +57,17 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
   if (agent === null || task.sessionId === null) {
     throw new StaleAttemptError();
   }
-  const [messages, stored] = await Promise.all([
+  const [messages, stored, assignment] = await Promise.all([
     operation.query(history, [operation.userId, task.sessionId, task.sessionOrder]),
-    operation.query(steps, [operation.userId, task.id]),
+    loadSteps(operation, task.id),
+    loadAssignment(operation, task),
   ]);
-  return { task, agent, history: messages, steps: stored };
+  return { task, agent, history: messages, steps: stored, assignment };
+}
+
+/** What a task has done so far, in order. */
+export function loadSteps(operation: ReadOperation, taskId: string): Promise<ModelStep[]> {
+  return operation.query(steps, [operation.userId, taskId]);
 }
 
 /**
@@ -80,21 +89,35 @@ export async function saveModelStep(
     JSON.stringify(output),
     step.startedAt,
   ]);
+  await recordModelUse(operation, claim.taskId, output);
+}
+
+/** Writes down what a task's call of a model cost. */
+export async function recordModelUse(
+  operation: WriteOperation,
+  taskId: string,
+  use: Omit<ModelOutput, 'content'>,
+): Promise<void> {
   await operation.query(insertUsage, [
     operation.userId,
-    claim.taskId,
-    output.model,
-    output.promptTokens,
-    output.completionTokens,
-    output.durationMilliseconds,
+    taskId,
+    use.model,
+    use.promptTokens,
+    use.completionTokens,
+    use.durationMilliseconds,
   ]);
 }
 
-/** Ends an agent's task with its answer: state, message, agent status and events in one commit. @throws StaleAttemptError */
+/**
+ * Ends an agent's task with its answer: state, message, agent status and events in one commit.
+ * @throws StaleAttemptError
+ */
 export async function completeAgentRun(operation: WriteOperation, claim: Claim, content: string): Promise<void> {
-  await completeAttempt(operation, claim, async ({ sessionId, answerId, agentId }) => {
-    if (sessionId !== null) {
-      await storeAnswer(operation, { id: answerId, sessionId, agentId, taskId: claim.taskId, content });
+  await completeAttempt(operation, claim, async ({ sessionId, planId, answerId, agentId }) => {
+    // What a task of a plan came to is its last step: the plan's one answer is composed of it.
+    if (sessionId !== null && planId === null) {
+      const from = { role: 'AGENT', agentId, planId } as const;
+      await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
     }
   });
 }

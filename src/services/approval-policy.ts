@@ -17,6 +17,8 @@ export type ApprovalQuestion =
       tasks: number;
       /** With more tasks than this a plan counts as dangerous. */
       harmlessTasks: number;
+      /** Whether one of its agents has a dangerous tool. */
+      dangerousTools: boolean;
       granted: boolean;
     };
 
@@ -26,6 +28,13 @@ export function needsApproval(question: ApprovalQuestion): boolean {
     return false;
   }
   const policy = question.kind === 'TOOL' ? (question.toolPolicy ?? question.agentPolicy) : question.policy;
-  const dangerous = question.kind === 'TOOL' ? question.dangerous : question.tasks > question.harmlessTasks;
+  const dangerous = question.kind === 'TOOL' ? question.dangerous : isDangerousPlan(question);
   return policy === 'ALWAYS' || (policy === 'DANGEROUS' && dangerous);
+}
+
+/** A plan counts as dangerous when it is large, or uses an agent with a dangerous tool. */
+export function isDangerousPlan(
+  plan: Pick<Extract<ApprovalQuestion, { kind: 'PLAN' }>, 'tasks' | 'harmlessTasks' | 'dangerousTools'>,
+): boolean {
+  return plan.dangerousTools || plan.tasks > plan.harmlessTasks;
 }

@@ -6,6 +6,7 @@ import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
 import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
 import { type NewApproval, requestApproval } from './approval.ts';
+import { settlePlans } from './plan-state.ts';
 import { taskById } from './task.ts';
 
 const setDeadline = statement<{ remaining: number }>(`
@@ -75,6 +76,10 @@ export async function completeAttempt(
   await settle(operation, ended, 'completed');
   await store(ended);
   operation.emit({ type: 'task_completed', sessionId: ended.sessionId, taskId: claim.taskId });
+  if (ended.planId !== null) {
+    // Open tasks are left but for one case: that its composing task was cancelled.
+    await settlePlans(operation, [ended.planId], 'CANCELLED');
+  }
 }
 
 /** Ends an attempt that failed: another one later where that may help, else the end. @throws StaleAttemptError */
@@ -105,6 +110,9 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
     for (const { taskId, sessionId } of await operation.query(sessionsOf, [operation.userId, ended.skipped])) {
       operation.emit({ type: 'task_skipped', sessionId, taskId });
     }
+  }
+  if (ended.planId !== null && delay === null) {
+    await settlePlans(operation, [ended.planId], 'FAILED');
   }
 }
 

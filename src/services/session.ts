@@ -1,22 +1,24 @@
 import { z } from 'zod';
 import { statement } from '../adapters/postgres.ts';
 import { DomainError, notFound } from '../errors.ts';
+import type { BusyPolicy } from '../generated/prisma/enums.ts';
 import type { SessionModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { parseInput, text } from './input.ts';
+import { parseInput, required, text } from './input.ts';
 import { type Condition, type List, loadPage, type Page, type PageArguments } from './page.ts';
 import { rowsById, tables } from './table.ts';
 import { cancelTasksOfSession } from './task.ts';
 
 export interface SessionInput {
   title?: string | null | undefined;
+  busyPolicy?: BusyPolicy | null | undefined;
 }
 
 const titleRule = text('title')
   .min(1, '`title` may not be empty.')
   .max(200, '`title` may have at most 200 characters.');
-const createRules = z.object({ title: titleRule.optional() });
-const updateRules = z.object({ title: titleRule });
+const busyPolicyRule = z.enum(['QUEUE', 'REJECT', 'INTERRUPT'], required('busyPolicy'));
+const rules = z.object({ title: titleRule.optional(), busyPolicy: busyPolicyRule.optional() });
 const listRules = z.object({
   search: text('search').max(200, '`search` may have at most 200 characters.').nullish(),
 });
@@ -36,14 +38,16 @@ const sessionList: List<SessionModel> = {
 const loadSessions = rowsById<SessionModel>(tables.session);
 
 const insert = statement<{ id: string }>(`
-  INSERT INTO sessions (user_id, title, client_address, expires_at)
-  VALUES ($1, $2, $3, now() + make_interval(days => ${lifeDays})) RETURNING id`);
-const rename = statement<{ id: string }>(`UPDATE sessions SET title = $3 WHERE user_id = $1 AND id = $2 RETURNING id`);
+  INSERT INTO sessions (user_id, title, client_address, busy_policy, expires_at)
+  VALUES ($1, $2, $3, $4, now() + make_interval(days => ${lifeDays})) RETURNING id`);
+const update = statement<{ id: string }>(`
+  UPDATE sessions SET title = coalesce($3, title), busy_policy = coalesce($4, busy_policy)
+  WHERE user_id = $1 AND id = $2 RETURNING id`);
 const remove = statement<{ id: string }>(`DELETE FROM sessions WHERE user_id = $1 AND id = $2 RETURNING id`);
 const removeEvents = statement(`DELETE FROM events WHERE user_id = $1 AND session_id = $2`);
-const lock = statement<{ expired: boolean }>(
-  `SELECT expires_at <= now() AS expired FROM sessions WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`,
-);
+const lock = statement<{ expired: boolean; busyPolicy: BusyPolicy }>(`
+  SELECT expires_at <= now() AS expired, busy_policy AS "busyPolicy" FROM sessions
+  WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
 const touch = statement<{ position: number }>(`
   UPDATE sessions SET message_count = message_count + 1, request_count = request_count + $3::int, last_accessed_at = now(),
     expires_at = now() + make_interval(days => ${lifeDays})
@@ -74,22 +78,22 @@ export async function createSession(
   input: SessionInput,
   clientAddress: string | null,
 ): Promise<{ sessionId: string }> {
-  const { title = 'New session' } = parseInput(createRules, input, 'input');
-  const [row] = await operation.query(insert, [operation.userId, title, clientAddress]);
+  const { title = 'New session', busyPolicy = 'QUEUE' } = parseInput(rules, input, 'input');
+  const [row] = await operation.query(insert, [operation.userId, title, clientAddress, busyPolicy]);
   if (row === undefined) {
     throw new Error('the session was not stored');
   }
   return { sessionId: row.id };
 }
 
-/** Renames a session. @throws DomainError NOT_FOUND, BAD_USER_INPUT */
+/** Changes the members that are given and leaves the others. @throws DomainError NOT_FOUND, BAD_USER_INPUT */
 export async function updateSession(
   operation: WriteOperation,
   sessionId: string,
   input: SessionInput,
 ): Promise<{ sessionId: string }> {
-  const { title } = parseInput(updateRules, input, 'input');
-  const [row] = await operation.query(rename, [operation.userId, sessionId, title]);
+  const { title = null, busyPolicy = null } = parseInput(rules, input, 'input');
+  const [row] = await operation.query(update, [operation.userId, sessionId, title, busyPolicy]);
   if (row === undefined) {
     throw notFound('session', 'id');
   }
@@ -112,9 +116,14 @@ export async function deleteSession(
 
 /**
  * Locks a session that takes messages.
+ * @returns what it does with a message that comes while it is busy
  * @throws DomainError NOT_FOUND, SESSION_EXPIRED
  */
-export async function lockOpenSession(operation: WriteOperation, sessionId: string, field: string): Promise<void> {
+export async function lockOpenSession(
+  operation: WriteOperation,
+  sessionId: string,
+  field: string,
+): Promise<BusyPolicy> {
   const [session] = await operation.query(lock, [operation.userId, sessionId]);
   if (session === undefined) {
     throw notFound('session', field);
@@ -122,6 +131,7 @@ export async function lockOpenSession(operation: WriteOperation, sessionId: stri
   if (session.expired) {
     throw new DomainError('SESSION_EXPIRED', 'The session has expired. Create a new one.', { field });
   }
+  return session.busyPolicy;
 }
 
 /** Takes the next place in a session. The session's row stays locked, so places follow the order of commits. */

@@ -16,6 +16,7 @@ import {
   type Page,
   type PageArguments,
 } from './page.ts';
+import { settlePlans } from './plan-state.ts';
 import { rowsById, tables } from './table.ts';
 
 export interface TaskFilter {
@@ -110,9 +111,17 @@ export async function cancelTasksOfAgent(
   return { cancelled: String(await cancelAll(operation, { agentId })) };
 }
 
-/** @returns how many were cancelled or skipped. */
-async function cancelAll(operation: WriteOperation, target: CancelTarget): Promise<number> {
-  const cancelled = await cancelTasks(operation, target);
+/**
+ * Cancels what has not ended, with all that follows from it: states of agents and plans, and events.
+ * @param moreLanes lanes that the caller is about to add tasks to: locked with the others
+ * @returns how many were cancelled or skipped
+ */
+export async function cancelAll(
+  operation: WriteOperation,
+  target: CancelTarget,
+  moreLanes: readonly string[] = [],
+): Promise<number> {
+  const cancelled = await cancelTasks(operation, target, moreLanes);
   // Also a task that waits may have left its agent BUSY: when its worker died.
   const agentIds = new Set(cancelled.flatMap(({ agentId }) => (agentId === null ? [] : [agentId])));
   for (const agentId of [...agentIds].toSorted()) {
@@ -124,6 +133,10 @@ async function cancelAll(operation: WriteOperation, target: CancelTarget): Promi
   );
   for (const { became, sessionId, taskId } of cancelled) {
     operation.emit({ type: became === 'CANCELLED' ? 'task_cancelled' : 'task_skipped', sessionId, taskId });
+  }
+  const planIds = new Set(cancelled.flatMap(({ planId }) => (planId === null ? [] : [planId])));
+  if (planIds.size > 0) {
+    await settlePlans(operation, [...planIds], 'CANCELLED');
   }
   return cancelled.length;
 }

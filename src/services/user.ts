@@ -3,6 +3,7 @@ import { notFound } from '../errors.ts';
 import type { UserModel } from '../generated/prisma/models.ts';
 import type { Operation, ReadOperation } from '../operation.ts';
 import { createAgent } from './agent.ts';
+import { createOrchestrator } from './orchestrator.ts';
 import { starterOrchestrator, starterTeam } from './starter-team.ts';
 import { tables } from './table.ts';
 
@@ -14,7 +15,6 @@ const lockUser = statement(`SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE`
 const hasTeam = statement<{ present: boolean }>(
   `SELECT EXISTS (SELECT FROM orchestrators WHERE user_id = $1) AS present`,
 );
-const addOrchestrator = statement(`INSERT INTO orchestrators (user_id, name, instructions) VALUES ($1, $2, $3)`);
 
 /**
  * The user of a token, made at first sight. A new user gets a starter team; should the process die in between, the next
@@ -50,7 +50,7 @@ async function addStarterTeam(operation: Operation): Promise<void> {
     if (team?.present === true) {
       return;
     }
-    await write.query(addOrchestrator, [write.userId, starterOrchestrator.name, starterOrchestrator.instructions]);
+    await createOrchestrator(write, starterOrchestrator);
     for (const agent of starterTeam) {
       await createAgent(write, agent);
     }

@@ -31,15 +31,17 @@ describe('a call of a tool', () => {
 });
 
 describe('a plan', () => {
-  it.each<[PlanQuestion['policy'], number, boolean, boolean]>([
-    ['ALWAYS', 1, false, true],
-    ['ALWAYS', 9, false, true],
-    ['ALWAYS', 9, true, false],
-    ['DANGEROUS', 3, false, false],
-    ['DANGEROUS', 4, false, true],
-    ['DANGEROUS', 4, true, false],
-    ['NEVER', 100, false, false],
-  ])('policy %s, %s tasks where 3 are harmless, granted %s: asks %s', (policy, tasks, granted, asks) => {
-    expect(needsApproval({ kind: 'PLAN', policy, tasks, harmlessTasks: 3, granted })).toBe(asks);
+  it.each<[PlanQuestion['policy'], number, boolean, boolean, boolean]>([
+    ['ALWAYS', 1, false, false, true],
+    ['ALWAYS', 9, false, false, true],
+    ['ALWAYS', 9, false, true, false],
+    ['DANGEROUS', 3, false, false, false],
+    ['DANGEROUS', 4, false, false, true],
+    ['DANGEROUS', 1, true, false, true],
+    ['DANGEROUS', 4, true, true, false],
+    ['NEVER', 100, true, false, false],
+  ])('policy %s, %s tasks where 3 are harmless, dangerous tools %s, granted %s: asks %s', (...row) => {
+    const [policy, tasks, dangerousTools, granted, asks] = row;
+    expect(needsApproval({ kind: 'PLAN', policy, tasks, harmlessTasks: 3, dangerousTools, granted })).toBe(asks);
   });
 });

@@ -82,11 +82,18 @@ describe('migrations', () => {
     await up();
     const tenants = await database.client.query('SELECT user_id AS id FROM tenants');
     expect(tenants.rows).toEqual([{ id: alice }]);
-    const lanes = await database.client.query('SELECT user_id, agent_id, max_running FROM lanes ORDER BY id');
+    const lanes = await database.client.query(
+      `SELECT user_id, agent_id, max_running FROM lanes WHERE kind = 'AGENT' ORDER BY id`,
+    );
     const agents = await database.client.query(
       'SELECT user_id, id AS agent_id, max_concurrent_tasks AS max_running FROM agents ORDER BY id',
     );
     expect(lanes.rows).toEqual(agents.rows);
+    const led = await database.client.query(
+      `SELECT user_id, orchestrator_id AS id FROM lanes WHERE kind = 'ORCHESTRATOR' ORDER BY id`,
+    );
+    const orchestrators = await database.client.query('SELECT user_id, id FROM orchestrators ORDER BY id');
+    expect(led.rows).toEqual(orchestrators.rows);
   });
 
   it('change nothing when one of them fails half-way', async () => {

@@ -97,7 +97,12 @@ async function work(user: TestUser, world: World, stream: Stream): Promise<void>
 
 async function newcomer(name: string): Promise<{ user: TestUser; world: World }> {
   const user = await service.user(name);
-  return { user, world: await createWorld(user.ask, name, service.database.owner) };
+  const world = await createWorld(user.ask, name, service.database.owner);
+  await waitFor('what the world began to be done', async () => {
+    const open = `SELECT FROM tasks WHERE user_id = $1 AND finished_at IS NULL`;
+    return (await service.database.owner(open, [world.userId])).length === 0;
+  });
+  return { user, world };
 }
 
 /** That a stream holds what happened to one user, and nothing of the other. */

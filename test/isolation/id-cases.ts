@@ -12,6 +12,8 @@ export interface IdCase {
     | 'Task'
     | 'Approval'
     | 'ApprovalGrant'
+    | 'Orchestrator'
+    | 'Plan'
     | { cursorOf: string }
     | { search: true };
   /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
@@ -25,6 +27,9 @@ const session = 'id title clientAddress messages { edges { node { content } } } 
 const message = 'id content session { id } agent { id name } task { id }';
 const task = 'id state errorMessage answerId session { id title } agent { id } message { content } answer { content }';
 const approval = 'id approvalState: state toolName arguments note task { id } session { id title }';
+const orchestrator = 'id name instructions createdAt';
+const plan = `id planState: state request mermaid planTasks: tasks { key } edges { from to } message { content } answer { content } session { id title }
+  planningTask { id } composingTask { id }`;
 const grant = 'id toolName agent { id name } session { id title }';
 
 function connection(list: string, argument: string, node: string): IdCase {
@@ -58,11 +63,13 @@ export const idCases: Record<string, IdCase> = {
     takes: 'Node',
     document: `query ($value: ID!) { node(id: $value) { __typename id ... on User { createdAt } ... on Agent { ${agent} }
       ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} }
-      ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} } } }`,
+      ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} }
+      ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
   },
   'Query.agent(id)': { takes: 'Agent', document: `query ($value: ID!) { agent(id: $value) { ${agent} } }` },
   'Query.session(id)': { takes: 'Session', document: `query ($value: ID!) { session(id: $value) { ${session} } }` },
   'Query.task(id)': { takes: 'Task', document: `query ($value: ID!) { task(id: $value) { ${task} } }` },
+  'Query.plan(id)': { takes: 'Plan', document: `query ($value: ID!) { plan(id: $value) { ${plan} } }` },
   'Query.tasks(filter.sessionId)': {
     takes: 'Session',
     document: `query ($value: ID!) { tasks(filter: { sessionId: $value }) { edges { cursor node { ${task} } } pageInfo { hasNextPage } } }`,
@@ -99,6 +106,8 @@ export const idCases: Record<string, IdCase> = {
   'Session.approvalGrants(before)': ofSession('approvalGrants', 'before', grant),
   'Session.messages(after)': ofSession('messages', 'after', message),
   'Session.messages(before)': ofSession('messages', 'before', message),
+  'Session.plans(after)': ofSession('plans', 'after', plan),
+  'Session.plans(before)': ofSession('plans', 'before', plan),
   'Session.tasks(after)': ofSession('tasks', 'after', task),
   'Session.tasks(before)': ofSession('tasks', 'before', task),
   'Mutation.updateAgent(id)': {
@@ -142,6 +151,14 @@ export const idCases: Record<string, IdCase> = {
   'Mutation.withdrawApprovalGrant(id)': {
     takes: 'ApprovalGrant',
     document: 'mutation ($value: ID!) { withdrawApprovalGrant(id: $value) { withdrawnApprovalGrantId } }',
+  },
+  'Mutation.cancelPlan(id)': {
+    takes: 'Plan',
+    document: `mutation ($value: ID!) { cancelPlan(id: $value) { plan { ${plan} } } }`,
+  },
+  'Mutation.retryPlan(id)': {
+    takes: 'Plan',
+    document: `mutation ($value: ID!) { cancelPlan(id: $value) { plan { id } } retryPlan(id: $value) { plan { ${plan} } } }`,
   },
   'Mutation.cancelTask(id)': {
     takes: 'Task',

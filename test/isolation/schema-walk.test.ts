@@ -28,9 +28,13 @@ describe('the table of cases', () => {
   });
 
   it.each([
-    ['an argument of a query', 'extend type Query { plan(planId: ID!): Agent }', 'Query.plan(planId)'],
+    ['an argument of a query', 'extend type Query { sketch(planId: ID!): Agent }', 'Query.sketch(planId)'],
     ['an argument of a mutation', 'extend type Mutation { shareAgent(id: ID): Agent }', 'Mutation.shareAgent(id)'],
-    ['an argument of a subscription', 'extend type Subscription { plan(id: ID!): Agent! }', 'Subscription.plan(id)'],
+    [
+      'an argument of a subscription',
+      'extend type Subscription { sketch(id: ID!): Agent! }',
+      'Subscription.sketch(id)',
+    ],
     ['an argument of a field below', 'extend type Agent { tasks(sessionId: ID): Int }', 'Agent.tasks(sessionId)'],
     ['a list', 'extend type Query { many(ids: [ID!]!): Int }', 'Query.many(ids)'],
     ['a member of an input', 'extend input CreateAgentInput { toolIds: [ID!] }', 'Mutation.createAgent(input.toolIds)'],
@@ -74,13 +78,15 @@ describe('the id of another noun', () => {
   it.each(ofOneNoun)('is refused as input, and the field is named: %s', async (place, { takes, document, own }) => {
     const bob = await neighbourhood.newcomer('bob');
     const field = /\((.+)\)/.exec(place)?.[1];
+    // Each field that takes the value refuses it; the first place is where the document declares it.
+    const uses = document.split('$value').length - 2;
     for (const { world } of [alice, bob]) {
       for (const [noun, value] of Object.entries(world.ids).filter(([name]) => name !== takes)) {
         const { errors } = await bob.ask(document, { ...own?.(bob.world), value });
         expect(
           errors.map(({ extensions }) => extensions),
           noun,
-        ).toEqual([{ code: 'BAD_USER_INPUT', field }]);
+        ).toEqual(Array.from({ length: uses }, () => ({ code: 'BAD_USER_INPUT', field })));
       }
     }
   });

@@ -54,13 +54,15 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
   const agentId = made.data.createAgent.agent.id;
   const sessionId = made.data.second.session.id;
   await expectData(
-    `mutation ($first: SendMessageInput!, $second: SendMessageInput!) {
+    `mutation ($first: SendMessageInput!, $second: SendMessageInput!, $third: SendMessageInput!) {
       first: sendMessage(input: $first) { task { id } }
       second: sendMessage(input: $second) { task { id } }
+      third: sendMessage(input: $third) { task { id } }
     }`,
     {
       first: { sessionId, targetAgentId: agentId, content: `first secret of ${marker}` },
       second: { sessionId, targetAgentId: agentId, content: `second secret of ${marker}` },
+      third: { sessionId, content: `plan for the secret of ${marker}` },
     },
   );
   await arrange(addApprovals, [rowId(sessionId), rowId(agentId), marker]);
@@ -75,7 +77,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
   );
   const { data } = await expectData(
     `query ($id: ID!) {
-      viewer { id }
+      viewer { id orchestrator { id } }
       agents(first: 1) { edges { cursor } }
       sessions(first: 1) { edges { cursor } }
       tasks(last: 1) { edges { cursor node { id approvals(first: 1) { edges { cursor } } } } }
@@ -83,6 +85,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       session(id: $id) {
         messages(first: 1) { edges { cursor node { id } } }
         tasks(first: 1) { edges { cursor } }
+        plans { edges { cursor node { id } } }
         approvals(first: 1) { edges { cursor } }
         approvalGrants { edges { cursor node { id } } }
       }
@@ -98,6 +101,8 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       Session: sessionId,
       Message: data.session.messages.edges[0].node.id,
       Task: data.tasks.edges[0].node.id,
+      Orchestrator: data.viewer.orchestrator.id,
+      Plan: data.session.plans.edges[0].node.id,
       Approval: data.approvals.edges[0].node.id,
       ApprovalGrant: data.session.approvalGrants.edges[0].node.id,
     },
@@ -108,6 +113,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       'Query.approvals': data.approvals.edges[0].cursor,
       'Session.messages': data.session.messages.edges[0].cursor,
       'Session.tasks': data.session.tasks.edges[0].cursor,
+      'Session.plans': data.session.plans.edges[0].cursor,
       'Session.approvals': data.session.approvals.edges[0].cursor,
       'Session.approvalGrants': data.session.approvalGrants.edges[0].cursor,
       'Task.approvals': data.tasks.edges[0].node.approvals.edges[0].cursor,

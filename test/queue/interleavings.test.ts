@@ -30,7 +30,13 @@ interface Fault {
   shownBy?: Action[][];
 }
 
-const add = (agent: number, parents: number[] = []): Action => ({ do: 'enqueue', agent, session: null, parents });
+const add = (agent: number, parents: number[] = [], needsSuccess = true): Action => ({
+  do: 'enqueue',
+  agent,
+  session: null,
+  parents,
+  needsSuccess,
+});
 const claim = (worker: number, slots: number): Action => ({ do: 'claim', worker, slots });
 
 /** Faults put into the functions of a throw-away database, each of which the property above must find. */
@@ -70,7 +76,7 @@ const faults: Fault[] = [
   },
   {
     fault: 'a parent that releases its children alone',
-    of: 'queue.end_attempt(uuid,integer,task_state,text,text,timestamptz)',
+    of: 'queue.release(uuid[])',
     from: `AND parent.state <> 'COMPLETED'`,
     to: 'AND false',
     shownBy: [[add(0), add(0)], [add(0, [0, 1])], [claim(0, 1)], [{ do: 'end', run: 0, how: 'complete' }]],
@@ -78,12 +84,33 @@ const faults: Fault[] = [
   {
     fault: 'a failure that skips nothing',
     of: 'queue.skip(uuid[])',
-    from: 'cardinality(candidates) > 0',
+    from: 'cardinality(ended_tasks) > 0',
     to: 'false',
   },
   {
+    fault: 'a failure that skips who only waits for its end',
+    of: 'queue.skip(uuid[])',
+    from: 'AND link.needs_success',
+    to: '',
+    shownBy: [[add(0)], [add(0, [0], false)], [claim(0, 1)], [{ do: 'end', run: 0, how: 'fail' }]],
+  },
+  {
+    fault: 'a failure that leaves who only waits for its end waiting',
+    of: 'queue.release(uuid[])',
+    from: `AND (link.needs_success OR parent.state NOT IN ('FAILED', 'CANCELLED', 'SKIPPED'))`,
+    to: '',
+    shownBy: [[add(0)], [add(0, [0], false)], [claim(0, 1)], [{ do: 'end', run: 0, how: 'fail' }]],
+  },
+  {
+    fault: 'a cancel that releases nobody',
+    of: 'queue.cancel(uuid[],uuid,uuid,uuid,uuid[])',
+    from: 'PERFORM queue.release(doomed || skipped);',
+    to: '',
+    shownBy: [[add(0)], [add(0, [0], false)], [{ do: 'cancel', what: 'task', which: 1 }]],
+  },
+  {
     fault: 'a cancel of what has ended',
-    of: 'queue.cancel(uuid[],uuid,uuid)',
+    of: 'queue.cancel(uuid[],uuid,uuid,uuid,uuid[])',
     from: `AND tasks.state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')`,
     to: '',
   },

@@ -11,7 +11,7 @@ import { createWatch, type Watch } from './invariants.ts';
 
 /** What can happen. Numbers count back from the newest of what there is, so that any list of actions makes sense. */
 export type Action =
-  | { do: 'enqueue'; agent: number; session: number | null; parents: number[] }
+  | { do: 'enqueue'; agent: number; session: number | null; parents: number[]; needsSuccess: boolean }
   | { do: 'claim'; worker: number; slots: number }
   | { do: 'write'; run: number; what: 'start' | 'progress' | 'step' }
   | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'wait' }
@@ -34,6 +34,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
         { weight: 1, arbitrary: fc.constant([]) },
         { weight: 1, arbitrary: fc.array(fc.nat(4), { minLength: 1, maxLength: 3 }) },
       ),
+      needsSuccess: fc.boolean(),
     }),
   },
   { weight: 6, arbitrary: fc.record({ do: fc.constant('claim'), worker, slots: fc.integer({ min: 1, max: 8 }) }) },
@@ -174,7 +175,10 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
         const enqueue = async () => {
           sessionOrder += 1;
           const turn = sessionId === null ? {} : { sessionId, sessionOrder };
-          tasks.push({ userId, id: await queue.enqueue(userId, agent.id, { ...turn, parentIds }) });
+          tasks.push({
+            userId,
+            id: await queue.enqueue(userId, agent.id, { ...turn, parentIds, needsSuccess: given.needsSuccess }),
+          });
         };
         const previous = sending;
         sending = sessionId === null ? previous : previous.then(enqueue, enqueue);

@@ -28,22 +28,28 @@ const rules = [
       OR events.type = 'task_failed' AND NOT (events.data ->> 'willRetry')::boolean)
   GROUP BY tasks.user_id, tasks.id
   HAVING count(events.sequence) <> (tasks.state IN ${finalStates})::int`,
-  // Blocked means that a parent is still to be completed, and that it can be.
+  // Blocked means that a parent is still to be completed, and that it can be; or to end, where its end is all that counts.
   `SELECT format('task %s is %s with parents %s', child.id, child.state, array_agg(parent.state))
   FROM tasks AS child
   JOIN task_dependencies AS link ON link.user_id = child.user_id AND link.task_id = child.id
   JOIN tasks AS parent ON parent.user_id = link.user_id AND parent.id = link.parent_id
   WHERE child.state NOT IN ${finalStates}
   GROUP BY child.user_id, child.id
-  HAVING (child.state = 'BLOCKED') <> bool_or(parent.state <> 'COMPLETED')
-    OR bool_or(parent.state IN ('FAILED', 'CANCELLED', 'SKIPPED'))`,
+  HAVING (child.state = 'BLOCKED')
+      <> bool_or(parent.state <> 'COMPLETED' AND (link.needs_success OR parent.state NOT IN ${finalStates}))
+    OR bool_or(link.needs_success AND parent.state IN ('FAILED', 'CANCELLED', 'SKIPPED'))`,
   `SELECT format('task %s is BLOCKED without a parent', id) FROM tasks
   WHERE state = 'BLOCKED' AND NOT EXISTS (SELECT FROM task_dependencies WHERE task_id = tasks.id)`,
+  `SELECT format('task %s was skipped although it needs no success', child.id)
+  FROM tasks AS child
+  WHERE child.state = 'SKIPPED' AND NOT EXISTS (
+    SELECT FROM task_dependencies AS link WHERE link.user_id = child.user_id AND link.task_id = child.id AND link.needs_success
+  )`,
   `SELECT format('task %s was completed although parent %s was not', child.id, parent.id)
   FROM tasks AS child
   JOIN task_dependencies AS link ON link.user_id = child.user_id AND link.task_id = child.id
   JOIN tasks AS parent ON parent.user_id = link.user_id AND parent.id = link.parent_id
-  WHERE child.attempt > 0 AND parent.state <> 'COMPLETED'`,
+  WHERE child.attempt > 0 AND parent.state <> 'COMPLETED' AND (link.needs_success OR parent.state NOT IN ${finalStates})`,
   // The numbers of a user's events have no gap and no repeat.
   `SELECT format('user %s has %s events up to number %s of %s', users.id, count(events.sequence), max(events.sequence), event_sequence)
   FROM users LEFT JOIN events ON events.user_id = users.id

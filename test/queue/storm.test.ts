@@ -89,7 +89,8 @@ async function addChild({ userId, operation, agents }: Tenant): Promise<void> {
   await operation.write(async (write) => {
     await reserveLane(write, agentId, 'agentId', parentIds);
     const none = { sessionId: null, messageId: null, sessionOrder: null };
-    await enqueueTask(write, { kind: 'AGENT_RUN', laneId: agentId, agentId, parentIds, ...none });
+    const needsSuccess = Math.random() < 0.5;
+    await enqueueTask(write, { kind: 'AGENT_RUN', laneId: agentId, agentId, parentIds, needsSuccess, ...none });
   });
 }
 

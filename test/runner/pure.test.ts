@@ -4,24 +4,45 @@ import { composePrompt } from '../../src/runner/prompt.ts';
 import { nextStep } from '../../src/runner/step.ts';
 import type { AgentRun } from '../../src/services/agent-run.ts';
 
-type Run = Pick<AgentRun, 'agent' | 'history' | 'steps'>;
+type Run = Pick<AgentRun, 'agent' | 'history' | 'steps' | 'assignment'>;
 
 /** Only what the pure functions read. */
 function run(history: AgentRun['history'], steps: AgentRun['steps'] = []): Run {
-  return { agent: { id: 'me', instructions: 'You are Me.' } as AgentRun['agent'], history, steps };
+  return { agent: { id: 'me', instructions: 'You are Me.' } as AgentRun['agent'], history, steps, assignment: null };
 }
 const user = (content: string) => ({ role: 'USER', agentId: null, agentName: null, content }) as const;
 const agent = (id: string | null, name: string | null, content: string) =>
   ({ role: 'AGENT', agentId: id, agentName: name, content }) as const;
+const team = (content: string) => ({ role: 'ORCHESTRATOR', agentId: null, agentName: null, content }) as const;
 
 describe('the prompt', () => {
   it.each([
     ['words of the user', user('Hi'), { role: 'user', content: 'Hi' }],
     ['its own words', agent('me', 'Me', 'Hello'), { role: 'assistant', content: 'Hello' }],
     ['words of another agent', agent('other', 'Other', 'Hey'), { role: 'user', content: 'Other answered: Hey' }],
+    ['words of the whole team', team('Hey all'), { role: 'user', content: 'The team answered: Hey all' }],
     ['words of a deleted agent', agent(null, null, 'Bye'), { role: 'user', content: 'A former agent answered: Bye' }],
   ])('tells %s as such, behind the instructions', (_case, message, expected) => {
     expect(composePrompt(run([message]))).toEqual([{ role: 'system', content: 'You are Me.' }, expected]);
+  });
+
+  it('ends with what a plan wants of the agent, behind the results that it builds on', () => {
+    const assignment = {
+      instruction: 'Sum it up.',
+      results: [
+        { taskId: '1', agentName: 'Researcher', content: 'Tea is a plant.' },
+        { taskId: '2', agentName: null, content: 'Water boils.' },
+      ],
+    };
+    const messages = composePrompt({ ...run([user('About tea')]), assignment });
+    expect(messages.slice(1)).toEqual([
+      { role: 'user', content: 'About tea' },
+      {
+        role: 'user',
+        content: expect.stringMatching(/\[Researcher\]\nTea is a plant\.\n\n\[A former agent\]\nWater boils\./),
+      },
+    ]);
+    expect(messages.at(-1)?.content).toMatch(/<instruction>\nSum it up\.\n<\/instruction>$/);
   });
 
   it('keeps the newest of a long conversation', () => {

@@ -1,0 +1,97 @@
+import { statement } from '../adapters/postgres.ts';
+import { DomainError } from '../errors.ts';
+import type { WriteOperation } from '../operation.ts';
+import { wakeWorkers } from './signal.ts';
+
+/** A task of a graph. Its id is chosen by the caller, so that others can name it as their parent. */
+export interface GraphTask {
+  id: string;
+  kind: string;
+  laneId: string;
+  agentId: string | null;
+  sessionId: string;
+  messageId: string | null;
+  planId: string;
+  /** Tasks of a graph share the turn of the message that they answer, so that they run beside each other. */
+  sessionOrder: number | null;
+  input: Record<string, unknown>;
+  /** Where the graph came from, for those who follow a request through its tasks. */
+  requestId: string | null;
+  traceparent: string | null;
+  parents: readonly GraphParent[];
+}
+
+export interface GraphParent {
+  /** A task of the same graph, or one that is completed. */
+  id: string;
+  /** Whether the child is skipped when the parent does not succeed, or waits for its end alone. */
+  needsSuccess: boolean;
+}
+
+const lock = statement(`SELECT 1 FROM queue.lock_for_end($1::uuid[], NULL, NULL, NULL, $2::uuid[])`);
+const room = statement<{ id: string; free: number; limit: number }>(`
+  SELECT id, max_waiting - blocked - queued - retrying AS free, max_waiting AS limit FROM lanes
+  WHERE user_id = $1 AND id = ANY ($2::uuid[])`);
+const insert = statement(`
+  INSERT INTO tasks (user_id, id, kind, lane_id, agent_id, session_id, message_id, plan_id, session_order, input,
+    request_id, traceparent, state)
+  SELECT $1, task.id, task.kind, task."laneId", task."agentId", task."sessionId", task."messageId", task."planId",
+    task."sessionOrder", task.input, task."requestId", task.traceparent, task.state
+  FROM jsonb_to_recordset($2::jsonb) AS task (
+    id uuid, kind text, "laneId" uuid, "agentId" uuid, "sessionId" uuid, "messageId" uuid, "planId" uuid,
+    "sessionOrder" integer, input jsonb, "requestId" text, traceparent text, state task_state
+  )`);
+const link = statement(`
+  INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
+  SELECT $1, link.task, link.parent, link.needs_success
+  FROM unnest($2::uuid[], $3::uuid[], $4::boolean[]) AS link (task, parent, needs_success)`);
+
+/**
+ * Locks the lanes that a graph will use, together with all that the end of the task that made the graph needs: in the one
+ * order that all use. Call it first in a transaction.
+ */
+export async function lockForGraph(
+  operation: WriteOperation,
+  laneIds: readonly string[],
+  endingTaskId: string | null,
+): Promise<void> {
+  await operation.query(lock, [endingTaskId === null ? [] : [endingTaskId], laneIds]);
+}
+
+/**
+ * Makes sure that every lane of the caller's has room for so many more waiting tasks. The lanes are locked, so that it
+ * stays so until the commit.
+ * @returns lanes that are gone
+ * @throws DomainError AGENT_QUEUE_FULL
+ */
+export async function checkRoom(operation: WriteOperation, wanted: ReadonlyMap<string, number>): Promise<string[]> {
+  const lanes = await operation.query(room, [operation.userId, [...wanted.keys()]]);
+  const full = lanes.find((lane) => lane.free < (wanted.get(lane.id) ?? 0));
+  if (full !== undefined) {
+    throw new DomainError('AGENT_QUEUE_FULL', `An agent of the plan already has ${full.limit} waiting tasks.`, {
+      retryAfter: 5,
+    });
+  }
+  const found = new Set(lanes.map((lane) => lane.id));
+  return [...wanted.keys()].filter((id) => !found.has(id));
+}
+
+/** Adds the tasks of a graph, in lanes that the caller has locked, and wakes workers after the commit. */
+export async function enqueueGraph(operation: WriteOperation, tasks: readonly GraphTask[]): Promise<void> {
+  const own = new Set(tasks.map((task) => task.id));
+  const rows = tasks.map(({ parents, ...task }) => ({
+    ...task,
+    state: parents.some((parent) => own.has(parent.id)) ? 'BLOCKED' : 'QUEUED',
+  }));
+  await operation.query(insert, [operation.userId, JSON.stringify(rows)]);
+  const links = tasks.flatMap((task) => task.parents.map((parent) => ({ taskId: task.id, ...parent })));
+  if (links.length > 0) {
+    await operation.query(link, [
+      operation.userId,
+      links.map((each) => each.taskId),
+      links.map((each) => each.id),
+      links.map((each) => each.needsSuccess),
+    ]);
+  }
+  operation.afterCommit(wakeWorkers);
+}

@@ -1,0 +1,86 @@
+import { statement } from '../adapters/postgres.ts';
+import type { TaskState } from '../generated/prisma/enums.ts';
+import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
+import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type Claim, StaleAttemptError } from '../queue/task.ts';
+import { loadSteps, type ModelStep } from './agent-run.ts';
+import { loadTaskResults } from './assignment.ts';
+import { completeAttempt } from './attempt.ts';
+import { storeAnswer } from './message.ts';
+import { orchestratorById } from './orchestrator.ts';
+import { listPlanTasks, planById } from './plan.ts';
+
+/** Everything that composing a plan's answer needs to know, read in one transaction. */
+export interface Composing {
+  plan: PlanModel;
+  orchestrator: OrchestratorModel;
+  /** What the plan's tasks came to, in its order. */
+  parts: PlanPart[];
+  /** The answer, when a model wrote it before a crash. */
+  steps: ModelStep[];
+}
+
+/** What a task of a plan came to. */
+export interface PlanPart {
+  agentName: string;
+  instruction: string;
+  state: TaskState;
+  /** Why it failed, for the user; null when it did not. */
+  failure: string | null;
+  /** Null unless it is completed. */
+  result: string | null;
+}
+
+const endPlan = statement(`
+  UPDATE plans SET state = $3, finished_at = clock_timestamp(), updated_at = clock_timestamp()
+  WHERE user_id = $1 AND id = $2`);
+
+/** Reads what the run of a composing task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
+export async function loadComposing(operation: ReadOperation, task: TaskModel): Promise<Composing> {
+  const plan = task.planId === null ? null : await planById(operation, task.planId);
+  if (plan === null || task.laneId === null) {
+    throw new StaleAttemptError();
+  }
+  const [orchestrator, tasks, steps] = await Promise.all([
+    orchestratorById(operation, task.laneId),
+    listPlanTasks(operation, plan),
+    loadSteps(operation, task.id),
+  ]);
+  if (orchestrator === null) {
+    throw new StaleAttemptError();
+  }
+  const results = await loadTaskResults(
+    operation,
+    tasks.flatMap((each) => each.task?.id ?? []),
+  );
+  const parts = tasks
+    .filter((each) => each.task !== null)
+    .map(({ agent, instruction, task: run }, place) => ({
+      agentName: agent,
+      instruction,
+      state: run?.state ?? 'SKIPPED',
+      failure: run?.errorMessage ?? null,
+      result: results[place] ?? null,
+    }));
+  return { plan, orchestrator, parts, steps };
+}
+
+/**
+ * Ends a plan with its one answer, in one commit. With a part missing it has failed, and the answer says what is missing.
+ * @throws StaleAttemptError
+ */
+export async function completePlan(
+  operation: WriteOperation,
+  claim: Claim,
+  { plan, parts }: Composing,
+  content: string,
+): Promise<void> {
+  const { sessionId } = plan;
+  const state = parts.every((part) => part.state === 'COMPLETED') ? 'COMPLETED' : 'FAILED';
+  await completeAttempt(operation, claim, async ({ answerId }) => {
+    const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
+    await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
+    await operation.query(endPlan, [operation.userId, plan.id, state]);
+    operation.emit({ type: 'plan_ended', sessionId, planId: plan.id, state });
+  });
+}
