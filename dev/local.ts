@@ -75,6 +75,8 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),
     LOG_LEVEL: 'warn',
+    INTROSPECTION: 'true',
+    FIELD_SUGGESTIONS: 'true',
     ...(model === null
       ? {}
       : {

@@ -6,6 +6,7 @@ import type { Log } from './adapters/log.ts';
 import type { Metrics, PoolName } from './adapters/metrics.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
 import { assertConfinedRole } from './adapters/role.ts';
+import { createLimits } from './app/limits.ts';
 import { createModels } from './app/model.ts';
 import { createStreams } from './app/streams.ts';
 import { createAuthenticator } from './auth.ts';
@@ -94,6 +95,8 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
     metrics,
     tracing,
     trustProxy: config.TRUST_PROXY,
+    limits: await createLimits(config, parts.store),
+    fieldSuggestions: config.FIELD_SUGGESTIONS,
     graphiql: config.GRAPHIQL ? { token: config.GRAPHIQL_TOKEN ?? null } : null,
     health: parts.health,
     stopping: stopping.signal,

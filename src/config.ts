@@ -171,6 +171,31 @@ const rules = z
     SHUTDOWN_TIMEOUT: milliseconds(20_000).describe('How long running work may go on after a stop was asked for.'),
     GRAPHIQL: flag.default(false).describe('Serve GraphiQL on the API address.'),
     GRAPHIQL_TOKEN: z.string().optional().describe('Token that GraphiQL sends by itself. Development only.'),
+    RATE_LIMIT_REQUESTS: count(100, 1_000_000).describe('Requests a minute of one user.'),
+    RATE_LIMIT_SEND: count(30, 1_000_000).describe('Messages a minute of one user.'),
+    RATE_LIMIT_INGEST: count(10, 1_000_000).describe('Documents and folders for memory a minute of one user.'),
+    SLOW_AFTER_DENIALS: count(20, 1_000_000).describe(
+      'Denied attempts a minute (bad tokens, ids that are not there, requests over a limit) of one user or address after which answers to them are slowed.',
+    ),
+    DOCUMENT_MAX_TOKENS: count(2_000, 100_000).describe('Most tokens of a GraphQL document.'),
+    DOCUMENT_MAX_DEPTH: count(15, 100).describe('Most fields within fields of a GraphQL document.'),
+    DOCUMENT_MAX_ALIASES: count(50, 10_000).describe('Most aliases of a GraphQL document.'),
+    DOCUMENT_MAX_COST: count(20_000, 10_000_000).describe(
+      'Most fields that an answer may hold, where the fields of a list count once for each item of its page.',
+    ),
+    INTROSPECTION: flag
+      .default(false)
+      .describe('Answer questions about the schema, as GraphiQL and code generators ask.'),
+    FIELD_SUGGESTIONS: flag
+      .default(false)
+      .describe('Let refusals of a document suggest names of the schema. Development only.'),
+    PERSISTED_OPERATIONS: z
+      .string()
+      .optional()
+      .describe(
+        'File of operations that clients may name by id, as JSON: `{"<sha256>":"query ..."}` or an Apollo manifest.',
+      ),
+    PERSISTED_OPERATIONS_ONLY: flag.default(false).describe('Run no other operations than those of that file.'),
     TRUST_PROXY: flag.default(false).describe('Take the client address from X-Forwarded-For.'),
   })
   .check((context) => {

@@ -20,6 +20,7 @@ import {
   type ValueNode,
 } from 'graphql';
 import { DomainError } from './errors.ts';
+import { defaultPageSize, maximumPageSize } from './services/page.ts';
 
 /** How much one request may ask. */
 export interface DocumentLimits {
@@ -40,8 +41,6 @@ export interface DocumentMeasure {
 
 /** Items that a list without pages is taken to have. */
 const usualList = 10;
-/** Items of a page that names no size; `services/page.ts` has the same default. */
-const usualPage = 20;
 /** What a change costs beside the fields of its answer. */
 const mutationCost = 10;
 
@@ -89,9 +88,13 @@ export function checkDocument(
 
 function tooComplex(name: keyof DocumentLimits, most: number, asked: number | null): DomainError {
   const found = asked === null ? 'more' : asked;
-  return new DomainError('OPERATION_TOO_COMPLEX', `The operation has a ${wording[name]} of ${found}; at most ${most} is allowed.`, {
-    limit: { name, most, ...(asked === null ? {} : { asked }) },
-  });
+  return new DomainError(
+    'OPERATION_TOO_COMPLEX',
+    `The operation has a ${wording[name]} of ${found}; at most ${most} is allowed.`,
+    {
+      limit: { name, most, ...(asked === null ? {} : { asked }) },
+    },
+  );
 }
 
 const wording: Record<keyof DocumentLimits, string> = {
@@ -127,7 +130,7 @@ export function measureDocument(
     ]),
   );
   const walk: Walk = { schema, fragments, variables: { ...defaults, ...variables }, known: new Map() };
-  const measure = measureSelection(walk, operation.selectionSet, root, usualPage);
+  const measure = measureSelection(walk, operation.selectionSet, root, defaultPageSize);
   const changes = operation.operation === 'mutation' ? operation.selectionSet.selections.length : 0;
   return { ...measure, cost: measure.cost + changes * mutationCost };
 }
@@ -178,7 +181,12 @@ function measureField(walk: Walk, field: FieldNode, parent: GraphQLOutputType, p
     return { depth: 1, aliases, cost: 1 };
   }
   const named = getNamedType(definition.type);
-  const inner = measureSelection(walk, field.selectionSet, named, named.name.endsWith('Connection') ? pageSize(walk, field) : usualPage);
+  const inner = measureSelection(
+    walk,
+    field.selectionSet,
+    named,
+    named.name.endsWith('Connection') ? pageSize(walk, field) : defaultPageSize,
+  );
   const isList = isListType(getNullableType(definition.type));
   // The items of a page are where its size counts; the page itself is one.
   const items = !isList ? 1 : isObjectType(parent) && parent.name.endsWith('Connection') ? page : usualList;
@@ -194,10 +202,15 @@ function pageSize(walk: Walk, field: FieldNode): number {
     .filter(({ name }) => name.value === 'first' || name.value === 'last')
     .map(({ value }) => numberOf(walk, value))
     .filter((size) => size !== null);
-  return sizes.length === 0 ? usualPage : Math.max(0, ...sizes);
+  return sizes.length === 0 ? defaultPageSize : Math.min(maximumPageSize, Math.max(0, ...sizes));
 }
 
 function numberOf(walk: Walk, value: ValueNode): number | null {
-  const given = value.kind === Kind.VARIABLE ? walk.variables[value.name.value] : value.kind === Kind.INT ? Number(value.value) : null;
+  const given =
+    value.kind === Kind.VARIABLE
+      ? walk.variables[value.name.value]
+      : value.kind === Kind.INT
+        ? Number(value.value)
+        : null;
   return typeof given === 'number' && Number.isFinite(given) ? given : null;
 }

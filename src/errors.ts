@@ -33,6 +33,11 @@ export const errorCodes = {
   SECRETS_UNAVAILABLE:
     'Secrets can not be kept or opened: the service has no key for them. Set them again, or tell who runs the service.',
   IDEMPOTENCY_KEY_REUSED: 'The Idempotency-Key was used before for a different request. Use a new key.',
+  RATE_LIMITED: 'Too many requests in a minute, or too many of a costly kind. Retry after `retryAfter` seconds.',
+  QUOTA_EXCEEDED:
+    'A quota of the caller is used up. `quota` names it, with its limit, what is used, and when it starts anew.',
+  OPERATION_TOO_COMPLEX: 'The document asks too much at once. `limit` names what: tokens, depth, aliases or cost.',
+  OPERATION_NOT_IN_MANIFEST: 'This service runs only operations that its operators listed. Send the id of one of them.',
   PAYLOAD_TOO_LARGE: 'The request body is larger than the service accepts.',
   SERVICE_BUSY: 'The service has no capacity right now. Retry after `retryAfter` seconds.',
   STREAM_LIMIT:
@@ -44,13 +49,23 @@ export const errorCodes = {
 
 export type ErrorCode = keyof typeof errorCodes;
 
+export interface QuotaDetails {
+  name: string;
+  limit: number;
+  used: number;
+  /** When what is used starts anew; null for what only goes down when something is removed. */
+  resetsAt: Date | null;
+}
+
 export interface ErrorDetails {
   /** Path of the argument at fault, such as `input.name`. */
   field?: string;
   /** Whole seconds after which a retry may succeed. */
   retryAfter?: number;
-  /** Name of the quota that was reached. */
-  quota?: string;
+  /** The quota that was reached. */
+  quota?: QuotaDetails;
+  /** The limit that a document broke. */
+  limit?: { name: string; most: number; asked?: number };
   cause?: unknown;
 }
 
@@ -59,7 +74,8 @@ export class DomainError extends Error {
   readonly code: ErrorCode;
   readonly field: string | undefined;
   readonly retryAfter: number | undefined;
-  readonly quota: string | undefined;
+  readonly quota: QuotaDetails | undefined;
+  readonly limit: ErrorDetails['limit'];
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -68,6 +84,7 @@ export class DomainError extends Error {
     this.field = details.field;
     this.retryAfter = details.retryAfter;
     this.quota = details.quota;
+    this.limit = details.limit;
   }
 }
 

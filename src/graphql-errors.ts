@@ -41,6 +41,12 @@ export function shortened(error: GraphQLError): GraphQLError {
     : new GraphQLError(short(error.message), { ...placeOf(error), extensions: error.extensions });
 }
 
+/** The same error without names of the schema that GraphQL guesses were meant. */
+export function withoutSuggestion(error: GraphQLError): GraphQLError {
+  const told = error.message.replace(/ Did you mean [^?]*\?/g, '');
+  return told === error.message ? error : new GraphQLError(told, { ...placeOf(error), extensions: error.extensions });
+}
+
 /** The JSON body for a request that is refused before GraphQL sees it. */
 export function errorBody(error: GraphQLError | DomainError): object {
   const { http: _http, ...extensions } = (error instanceof DomainError ? fromDomainError(error, null) : error)
@@ -106,26 +112,34 @@ function variableAtFault(error: GraphQLError): string | undefined {
 }
 
 function fromDomainError(error: DomainError, located: GraphQLError | null): GraphQLError {
-  const { code, field, retryAfter, quota } = error;
+  const { code, field, retryAfter, quota, limit } = error;
   return new GraphQLError(error.message, {
     ...placeOf(located),
     extensions: {
       code,
       ...(field === undefined ? {} : { field }),
       ...(retryAfter === undefined ? {} : { retryAfter }),
-      ...(quota === undefined ? {} : { quota }),
+      ...(quota === undefined ? {} : { quota: { ...quota, resetsAt: quota.resetsAt?.toISOString() ?? null } }),
+      ...(limit === undefined ? {} : { limit }),
       ...httpExtension(error),
     },
   });
 }
 
-function httpExtension(error: DomainError): { http?: { status: number; headers: Record<string, string> } } {
+function httpExtension(error: DomainError): Pick<GraphQLErrorExtensions, 'http'> {
   if (error.code === 'UNAUTHENTICATED') {
     return { http: { status: 401, headers: { 'www-authenticate': 'Bearer' } } };
   }
   if (error.code === 'SERVICE_BUSY' || error.code === 'STREAM_LIMIT') {
     const status = error.code === 'SERVICE_BUSY' ? 503 : 429;
     return { http: { status, headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
+  }
+  if (error.code === 'OPERATION_TOO_COMPLEX' || error.code === 'OPERATION_NOT_IN_MANIFEST') {
+    return { http: aboutDocument };
+  }
+  if (error.code === 'RATE_LIMITED') {
+    // One field of several may be refused: the status stays that of the whole.
+    return { http: { headers: { 'retry-after': String(error.retryAfter ?? 1) } } };
   }
   return {};
 }

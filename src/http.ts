@@ -7,8 +7,19 @@ import type { Tracing } from './adapters/trace.ts';
 import type { Authenticate, Principal } from './auth.ts';
 import { DomainError } from './errors.ts';
 import { graphiqlOptions, renderGraphiqlPage } from './graphiql.ts';
-import { errorBody, shortened, toClientError } from './graphql-errors.ts';
+import { errorBody, shortened, toClientError, withoutSuggestion } from './graphql-errors.ts';
 import type { CheckHealth } from './health.ts';
+import {
+  createDenials,
+  type Denials,
+  limitDocuments,
+  limitRequests,
+  persistedOperations,
+  type RequestLimits,
+  rateLimitHeaders,
+  type ServerContext,
+  takeCostly,
+} from './http-limits.ts';
 import { createObservation, type Observation } from './http-observation.ts';
 import type { Operation, Origin } from './operation.ts';
 import type { Context } from './schema/builder.ts';
@@ -27,17 +38,15 @@ export interface HttpOptions {
   metrics: Metrics;
   tracing: Tracing;
   trustProxy: boolean;
+  limits: RequestLimits;
+  /** Lets refusals of a document suggest names of the schema. */
+  fieldSuggestions: boolean;
   /** Serves GraphiQL, signed in with this token when there is one. */
   graphiql: { token: string | null } | null;
   /** Answers for /health/ready: each dependency's state. */
   health: CheckHealth;
   /** Fires when the service stops: streams end then, and clients reconnect elsewhere. */
   stopping: AbortSignal;
-}
-
-interface ServerContext {
-  req: IncomingMessage;
-  res: ServerResponse;
 }
 
 /** Largest request body in bytes: a message of 100 kB, escaped, with room for the document around it. */
@@ -52,6 +61,9 @@ export function createHttpServer(options: HttpOptions): Server {
   const principals = new WeakMap<Request, Principal>();
   const endSignal = createEndSignals(options.stopping);
   options.stopping.addEventListener('abort', () => void options.streams.stop());
+  const denials = createDenials(options.limits, observation);
+
+  const tell = (error: GraphQLError): GraphQLError => (options.fieldSuggestions ? error : withoutSuggestion(error));
 
   const yoga = createYoga<ServerContext, Context>({
     schema: options.schema,
@@ -65,7 +77,7 @@ export function createHttpServer(options: HttpOptions): Server {
       origin: '*',
       credentials: false,
       methods: ['GET', 'POST', 'OPTIONS'],
-      exposedHeaders: ['x-request-id', 'retry-after'],
+      exposedHeaders: ['x-request-id', 'retry-after', ...rateLimitHeaders],
     },
     graphiql: serveGraphiql(options.graphiql),
     renderGraphiQL: renderGraphiqlPage,
@@ -76,11 +88,16 @@ export function createHttpServer(options: HttpOptions): Server {
       // Faults of resolvers were logged when they were masked.
       error: () => undefined,
     },
-    maskedErrors: { maskError: (error) => toClientError(error, observation.log, observation.requestId()) },
+    maskedErrors: {
+      maskError: (error) => tell(toClientError(error, observation.log, observation.requestId())),
+    },
     plugins: [
       answerHealth(options),
-      authenticateRequest(options, principals, observation),
-      explainRefusals(),
+      authenticateRequest(options, principals, observation, denials),
+      limitRequests(options.limits, principals, observation, denials),
+      ...(options.limits.manifest === null ? [] : [persistedOperations(options.limits.manifest)]),
+      limitDocuments(options.limits, observation),
+      explainRefusals(tell),
       observation.errorPlugin(),
       serveStreams({
         hub: options.streams,
@@ -154,6 +171,8 @@ function contextFor(options: HttpOptions, principal: Principal, operation: Opera
     clientAddress: null,
     signal: new AbortController().signal,
     readEvents: (wanted) => options.feeds.read(principal.userId, wanted),
+    rates: options.limits.rates,
+    takeCostly: (name) => takeCostly(options.limits.rates, name, principal.userId),
     mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
   };
 }
@@ -212,9 +231,10 @@ function authenticateRequest(
   options: HttpOptions,
   principals: WeakMap<Request, Principal>,
   observation: Observation,
-): Plugin {
+  denials: Denials,
+): Plugin<object, ServerContext> {
   return {
-    onRequest: async ({ request, url, endResponse, fetchAPI }) => {
+    onRequest: async ({ request, url, endResponse, fetchAPI, serverContext }) => {
       if (url.pathname !== graphqlPath || request.method === 'OPTIONS') {
         return;
       }
@@ -232,6 +252,7 @@ function authenticateRequest(
           const reason = request.headers.has('authorization') ? 'bad_token' : 'no_token';
           options.metrics.unauthorized.add({ reason });
           observation.log().warn({ code, reason }, 'unauthorized attempt');
+          await denials.note('address', clientAddress(serverContext.req, options.trustProxy) ?? 'unknown');
         }
         endResponse(fetchAPI.Response.json(errorBody(fault), { status, headers }));
       }
@@ -253,13 +274,13 @@ const bareRefusals = new Map([
 ]);
 
 /** Gives a code and a reason to what Yoga refuses without a word, and keeps long messages short. */
-function explainRefusals(): Plugin {
+function explainRefusals(tell: (error: GraphQLError) => GraphQLError): Plugin {
   return {
     onValidate:
       () =>
       ({ valid, result, setResult }) => {
         if (!valid) {
-          setResult(result.map((error) => (error instanceof GraphQLError ? shortened(error) : error)));
+          setResult(result.map((error) => (error instanceof GraphQLError ? tell(shortened(error)) : error)));
         }
       },
     onResponse: ({ response, setResponse, fetchAPI }) => {

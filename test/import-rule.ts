@@ -24,8 +24,8 @@ const floors = [
   ['app'],
   ['process'],
   ['http', 'monitor', 'runner'],
-  ['streams'],
-  ['health', 'graphiql', 'graphql-errors', 'http-observation', 'resolvers'],
+  ['streams', 'http-limits'],
+  ['health', 'graphiql', 'graphql-errors', 'http-observation', 'document-limits', 'resolvers'],
   ['schema'],
   ['services'],
   ['queue', 'auth'],
@@ -38,21 +38,15 @@ const floors = [
 
 /** Rooms that may know GraphQL, and the packages and rooms by which one knows it. */
 const graphqlRooms = new Set([
-  'app',
-  'http',
-  'graphiql',
-  'graphql-errors',
-  'http-observation',
-  'streams',
-  'resolvers',
-  'schema',
+  ...['app', 'http', 'http-limits', 'document-limits', 'graphiql', 'graphql-errors', 'http-observation'],
+  ...['streams', 'resolvers', 'schema'],
 ]);
 const graphqlTargets =
-  /^(graphql|graphql-yoga|graphql-scalars|graphql-sse|@pothos\/.+|@graphql-yoga\/.+|(graphiql|graphql-errors|streams|resolvers|schema)(\.ts|\/.+))$/;
+  /^(graphql|graphql-yoga|graphql-scalars|graphql-sse|@pothos\/.+|@graphql-yoga\/.+|(graphiql|graphql-errors|http-limits|document-limits|streams|resolvers|schema)(\.ts|\/.+))$/;
 
 /** Packages that reach outside of the process: only adapters hold them. */
 const outsidePackages =
-  /^(pg|ioredis|openai|pino|prom-client|undici|@modelcontextprotocol\/.+|@opentelemetry\/.+|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
+  /^(pg|ioredis|rate-limiter-flexible|openai|pino|prom-client|undici|@modelcontextprotocol\/.+|@opentelemetry\/.+|graphql-subscriptions|graphql-redis-subscriptions|@prisma\/.+|@qdrant\/.+)$/;
 
 const environmentReaders = new Set(['server.ts', 'worker.ts']);
 const configReaders = new Set(['server', 'worker', 'app']);

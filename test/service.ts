@@ -131,6 +131,12 @@ export async function startTestService(
     // Where API and worker have no channel in common, polling is the worker's wake-up.
     WORKER_POLL_INTERVAL: '50',
     HEARTBEAT_INTERVAL: '200',
+    // Limits are tested on purpose, not by accident.
+    RATE_LIMIT_REQUESTS: '1000000',
+    RATE_LIMIT_SEND: '1000000',
+    RATE_LIMIT_INGEST: '1000000',
+    SLOW_AFTER_DENIALS: '1000000',
+    INTROSPECTION: 'true',
     ...options.environment,
   });
   const log = createLog({ level: config.LOG_LEVEL });

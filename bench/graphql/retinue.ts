@@ -19,6 +19,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
     MODEL_API_KEY: 'none',
     MODEL_NAME: 'none',
     PORT: '0',
+    RATE_LIMIT_REQUESTS: '1000000',
     LOG_LEVEL: 'warn',
     SHUTDOWN_TIMEOUT: '2000',
   });

@@ -6,6 +6,7 @@ import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import type { Database, Transaction } from '../../src/adapters/postgres.ts';
+import { createRateLimits } from '../../src/adapters/rate-limit.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { createTracing } from '../../src/adapters/trace.ts';
 import { createAuthenticator } from '../../src/auth.ts';
@@ -52,6 +53,14 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     metrics: createMetrics(),
     tracing: createTracing(null),
     trustProxy: false,
+    limits: {
+      rates: createRateLimits({ REQUESTS: 1_000_000, SEND: 1_000_000, INGEST: 1_000_000 }, null),
+      documents: { tokens: 2_000, depth: 15, aliases: 50, cost: 20_000 },
+      introspection: false,
+      manifest: null,
+      slowAfter: 1_000_000,
+    },
+    fieldSuggestions: false,
     graphiql: null,
     health: async () => ({ status: 'ready', dependencies: {} }),
     stopping: stopping.signal,

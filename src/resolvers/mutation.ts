@@ -1,15 +1,26 @@
 import type { GraphQLResolveInfo, ResponsePath } from 'graphql';
+import type { RateLimitName } from '../adapters/rate-limit.ts';
 import type { WriteOperation } from '../operation.ts';
 import type { Context } from '../schema/builder.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 
-/** Runs a mutation field: in a transaction of its own, and once per Idempotency-Key. */
-export function mutate<Outcome extends MutationOutcome>(
+/** Fields that lead to calls of a model or to much work, and the limit that each counts for. */
+const costly: Readonly<Record<string, RateLimitName>> = { sendMessage: 'SEND' };
+
+/**
+ * Runs a mutation field: in a transaction of its own, and once per Idempotency-Key.
+ * @throws DomainError RATE_LIMITED
+ */
+export async function mutate<Outcome extends MutationOutcome>(
   context: Context,
   info: GraphQLResolveInfo,
   request: unknown,
   work: (operation: WriteOperation) => Promise<Outcome>,
 ): Promise<Outcome> {
+  const name = costly[info.fieldName];
+  if (name !== undefined) {
+    await context.takeCostly(name);
+  }
   return context.mutate({ path: pathText(info.path), request: [info.fieldName, request] }, work);
 }
 

@@ -2,6 +2,7 @@ import SchemaBuilder from '@pothos/core';
 import RelayPlugin from '@pothos/plugin-relay';
 import { isObjectType } from 'graphql';
 import { DateTimeISOResolver, JSONResolver } from 'graphql-scalars';
+import type { RateLimitName, RateLimits } from '../adapters/rate-limit.ts';
 import type { Principal } from '../auth.ts';
 import { badInput } from '../errors.ts';
 import type {
@@ -31,6 +32,9 @@ export interface Context {
   signal: AbortSignal;
   /** Begins to read the user's events; the reading must be closed. */
   readEvents(wanted: ReadingRequest): Promise<EventReading>;
+  rates: RateLimits;
+  /** Counts a use of a costly kind, before anything of it is done. @throws DomainError RATE_LIMITED */
+  takeCostly(name: RateLimitName): Promise<void>;
   /** Runs a mutation field in a transaction of its own, once per Idempotency-Key. */
   mutate<Outcome extends MutationOutcome>(
     field: { path: string; request: unknown },

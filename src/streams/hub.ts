@@ -86,7 +86,7 @@ export class StreamHub {
     if (user !== undefined && user.connections >= perUser) {
       this.counts.refused += 1;
       throw new DomainError('STREAM_LIMIT', `You have ${perUser} event streams open, and may have no more.`, {
-        quota: 'eventStreams',
+        quota: { name: 'eventStreams', limit: perUser, used: user.connections, resetsAt: null },
         retryAfter: 10,
       });
     }
@@ -118,7 +118,10 @@ export class StreamHub {
       throw new DomainError(
         'STREAM_LIMIT',
         `You have ${differentPerUser} different subscriptions open, and may have no more. Equal ones count once.`,
-        { quota: 'differentEventStreams', retryAfter: 10 },
+        {
+          quota: { name: 'differentEventStreams', limit: differentPerUser, used: groups.size, resetsAt: null },
+          retryAfter: 10,
+        },
       );
     }
   }

@@ -37,7 +37,7 @@ export async function readRefusal(response: Response): Promise<Refusal> {
   const { errors = [] } = JSON.parse(text) as Partial<Pick<Refusal, 'errors'>>;
   for (const error of errors) {
     expect(['message', 'locations', 'path', 'extensions']).toEqual(expect.arrayContaining(Object.keys(error)));
-    expect(['code', 'field', 'retryAfter', 'quota', 'traceId']).toEqual(
+    expect(['code', 'field', 'retryAfter', 'quota', 'limit', 'traceId']).toEqual(
       expect.arrayContaining(Object.keys(error.extensions)),
     );
     expect(Object.keys(errorCodes)).toContain(error.extensions['code']);

@@ -2,6 +2,7 @@ import { type GraphQLSchema, graphql } from 'graphql';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createDatabase, type Database, statement, type Transaction } from '../../src/adapters/postgres.ts';
+import { createRateLimits } from '../../src/adapters/rate-limit.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { toClientError } from '../../src/graphql-errors.ts';
 import { createOperation } from '../../src/operation.ts';
@@ -26,6 +27,7 @@ export function openDatabase(url: string, poolSize = 4): Database {
 /** Asks a schema as a user, without HTTP: so that schema and database can be broken on purpose. */
 export function createLocalAsk(schema: GraphQLSchema, database: Database, userId: string): Ask {
   const channel = createChannel({ url: null, log });
+  const rates = createRateLimits({ REQUESTS: 1_000, SEND: 1_000, INGEST: 1_000 }, null);
   return async (source, variableValues = {}) => {
     const operation = createOperation({ database, channel, clock: systemClock() }, userId);
     const contextValue: Context = {
@@ -34,6 +36,8 @@ export function createLocalAsk(schema: GraphQLSchema, database: Database, userId
       clientAddress: null,
       signal: new AbortController().signal,
       readEvents: () => Promise.reject(new Error('events are read over HTTP only')),
+      rates,
+      takeCostly: async () => undefined,
       mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
     };
     try {

@@ -1,0 +1,28 @@
+import { readFile } from 'node:fs/promises';
+import { createRateLimits } from '../adapters/rate-limit.ts';
+import type { SharedStore } from '../adapters/shared-store.ts';
+import type { Config } from '../config.ts';
+import { type RequestLimits, readManifest } from '../http-limits.ts';
+
+/** The limits of requests from the configuration. @throws Error when the manifest of operations can't be read */
+export async function createLimits(config: Config, store: SharedStore | null): Promise<RequestLimits> {
+  const { PERSISTED_OPERATIONS: path } = config;
+  return {
+    rates: createRateLimits(
+      { REQUESTS: config.RATE_LIMIT_REQUESTS, SEND: config.RATE_LIMIT_SEND, INGEST: config.RATE_LIMIT_INGEST },
+      store,
+    ),
+    documents: {
+      tokens: config.DOCUMENT_MAX_TOKENS,
+      depth: config.DOCUMENT_MAX_DEPTH,
+      aliases: config.DOCUMENT_MAX_ALIASES,
+      cost: config.DOCUMENT_MAX_COST,
+    },
+    introspection: config.INTROSPECTION,
+    manifest:
+      path === undefined
+        ? null
+        : { operations: readManifest(await readFile(path, 'utf8')), only: config.PERSISTED_OPERATIONS_ONLY },
+    slowAfter: config.SLOW_AFTER_DENIALS,
+  };
+}
