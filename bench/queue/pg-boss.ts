@@ -38,6 +38,7 @@ export const engine: Engine = {
     const boss = createBoss(ownerUrl, { max: 2, useListenNotify: false, supervise: false });
     await boss.start();
     const pool = new pg.Pool({ connectionString: ownerUrl, max: 1 });
+    pool.on('error', () => undefined);
     return {
       enqueue: async (job) => {
         const { data, group } = toInsert(job);
@@ -64,13 +65,11 @@ export const engine: Engine = {
   startWorker: async ({ store, slots, agentLimit }, handle) => {
     const boss = createBoss(store.ownerUrl, { max: slots + 2, useListenNotify: true, supervise: true });
     await boss.start();
-    const mode = process.env['PGBOSS_MODE'] ?? '20x1';
-    const [local = 1, batch = 1] = mode.split('x').map(Number);
     await boss.work<Data>(
       name,
       {
-        localConcurrency: local,
-        batchSize: batch,
+        localConcurrency: slots,
+        batchSize: 1,
         burstWhenBatchFull: true,
         pollingIntervalSeconds: 0.5,
         notifyPollingIntervalSeconds: 1,

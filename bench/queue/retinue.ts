@@ -64,6 +64,7 @@ export const engine: Engine = {
     const database = openDatabase(workerUrl, 4);
     const channel = createChannel({ url: redisUrl, log });
     const owner = new pg.Pool({ connectionString: ownerUrl, max: 1 });
+    owner.on('error', () => undefined);
     const resources = { database, channel, clock: systemClock() };
     return {
       enqueue: ({ user, agent }) =>
