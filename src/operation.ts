@@ -124,8 +124,8 @@ async function runWrite<Result>(
     };
     try {
       const result = await work(operation);
-      const stored = await appendEvents(transaction, userId, events);
-      await transaction.commit();
+      // One trip for both: after a failed append the commit is a rollback, and the first fault is the one to report.
+      const [stored] = await Promise.all([appendEvents(transaction, userId, events), transaction.commit()]);
       publishEvents(resources.channel, userId, stored);
       for (const hook of hooks) {
         hook(resources.channel);

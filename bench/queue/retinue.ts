@@ -6,9 +6,8 @@ import { createDatabase, type Database } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { createTracing } from '../../src/adapters/trace.ts';
 import { createOperation } from '../../src/operation.ts';
-import { reserveLane } from '../../src/queue/lane.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
-import { endAttempt, enqueueTask } from '../../src/queue/task.ts';
+import { enqueueJob } from '../../src/queue/task.ts';
 import { startUpkeep } from '../../src/runner/upkeep.ts';
 import { startWorker } from '../../src/runner/worker.ts';
 import { type Engine, type Job, lease } from './engine.ts';
@@ -69,15 +68,8 @@ export const engine: Engine = {
     return {
       enqueue: ({ user, agent }) =>
         createOperation(resources, userId(user)).write(async (operation) => {
-          await reserveLane(operation, agentId(agent), 'agentId');
-          return enqueueTask(operation, {
-            kind,
-            laneId: agentId(agent),
-            agentId: agentId(agent),
-            sessionId: null,
-            messageId: null,
-            sessionOrder: null,
-          });
+          const id = await enqueueJob(operation, { kind, laneId: agentId(agent) }, 'agentId');
+          return id ?? Promise.reject(new Error('the lane is missing'));
         }),
       enqueueAll: async (jobs) => {
         const { rows } = await owner.query<{ id: string }>(
@@ -130,12 +122,8 @@ export const engine: Engine = {
         approvalTimeout: 300_000,
       },
       {
-        handlers: {
-          [kind]: async ({ operation, claim }) => {
-            await handle(claim.taskId);
-            await operation.write((write) => endAttempt(write, claim, { state: 'COMPLETED' }));
-          },
-        },
+        handlers: {},
+        jobs: { [kind]: ({ claim }) => handle(claim.taskId) },
         slots,
         pollInterval: 1_000,
         lease,

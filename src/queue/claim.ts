@@ -10,6 +10,9 @@ const heartbeat = statement<Attempt & { isLost: boolean } & Record<string, unkno
 const putBack = statement<{ released: number }>(
   `SELECT queue.put_back($1, $2::uuid[], $3::integer[], true) AS released`,
 );
+const complete = statement<{ taskId: string }>(
+  `SELECT task_id AS "taskId" FROM queue.complete($1, $2::uuid[], $3::integer[])`,
+);
 const rescue = statement<{ rescued: number }>(
   `SELECT queue.rescue(make_interval(secs => $1::float8 / 1000), $2) AS rescued`,
 );
@@ -56,6 +59,23 @@ export async function beat(database: Database, workerId: string, running: readon
     running.map((run) => run.attempt),
   ]);
   return { lost: rows.filter((row) => row.isLost), forgotten: rows.filter((row) => !row.isLost) };
+}
+
+/**
+ * Completes attempts of one worker at once, over all users, for tasks that tell nobody of their end.
+ * @returns ids of tasks that could not be ended so and still run: someone holds their lane for now, or waits for them
+ */
+export async function completeAttempts(
+  database: Database,
+  workerId: string,
+  attempts: readonly Attempt[],
+): Promise<ReadonlySet<string>> {
+  const left = await database.query(complete, [
+    workerId,
+    attempts.map((attempt) => attempt.taskId),
+    attempts.map((attempt) => attempt.attempt),
+  ]);
+  return new Set(left.map(({ taskId }) => taskId));
 }
 
 /** Queues forgotten tasks of a worker again; each counts as a crash. @returns how many. */

@@ -1,8 +1,8 @@
 import { statement } from '../adapters/postgres.ts';
-import { DomainError } from '../errors.ts';
 import type { BusyPolicy, LaneKind } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 import { wakeWorkers } from './signal.ts';
+import { queueFull } from './task.ts';
 
 /** Most tasks of an orchestrator that run at once: each is one short question to a model, so more than of an agent. */
 const orchestratorTasks = 10;
@@ -84,10 +84,7 @@ export async function reserveLaneUnlessInterrupting(
 
 function checkRoom(lane: { waiting: number; limit: number }, field: string): void {
   if (lane.waiting >= lane.limit) {
-    throw new DomainError('AGENT_QUEUE_FULL', `The agent already has ${lane.limit} waiting tasks.`, {
-      field,
-      retryAfter: 5,
-    });
+    throw queueFull(lane.limit, field);
   }
 }
 

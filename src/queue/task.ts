@@ -1,5 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
-import type { ErrorCode } from '../errors.ts';
+import { DomainError, type ErrorCode } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 import { abortRuns, wakeWorkers } from './signal.ts';
@@ -62,6 +62,11 @@ export interface CancelledTask {
   became: 'CANCELLED' | 'SKIPPED';
 }
 
+/** The refusal of a lane in which as many tasks wait as may. */
+export function queueFull(limit: number, field: string): DomainError {
+  return new DomainError('AGENT_QUEUE_FULL', `The agent already has ${limit} waiting tasks.`, { field, retryAfter: 5 });
+}
+
 /** Thrown when a worker's attempt is no longer the newest: someone cancelled, deleted or rescued the task. */
 export class StaleAttemptError extends Error {
   constructor() {
@@ -82,6 +87,16 @@ const insert = statement<{ id: string; state: TaskState }>(`
     FROM unnest($9::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
   RETURNING id, state`);
+const insertJob = statement<{ id: string | null; limit: number }>(`
+  WITH lane AS MATERIALIZED (
+    SELECT id, agent_id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
+    WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE
+  ), added AS (
+    INSERT INTO tasks (user_id, kind, lane_id, agent_id, input, request_id, traceparent)
+    SELECT $1, $3, lane.id, lane.agent_id, $4, $5, $6 FROM lane WHERE lane.waiting < lane.limit
+    RETURNING id
+  )
+  SELECT added.id, lane.limit FROM lane LEFT JOIN added ON true`);
 const lockLanes = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
@@ -131,6 +146,31 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
   }
   if (row.state === 'SKIPPED') {
     operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
+  }
+  operation.afterCommit(wakeWorkers);
+  return row.id;
+}
+
+/**
+ * Adds a job, which stands in no session and waits for no task, to a lane in one statement: first in the caller's
+ * transaction, as it locks the lane.
+ * @returns its id, or null when the caller owns no such lane
+ * @throws DomainError AGENT_QUEUE_FULL
+ */
+export async function enqueueJob(
+  operation: WriteOperation,
+  job: { kind: string; laneId: string; input?: Record<string, unknown> },
+  field: string,
+): Promise<string | null> {
+  const input = JSON.stringify(job.input ?? {});
+  const { requestId, traceparent } = operation.origin;
+  const values = [operation.userId, job.laneId, job.kind, input, requestId, traceparent];
+  const [row] = await operation.query(insertJob, values);
+  if (row === undefined) {
+    return null;
+  }
+  if (row.id === null) {
+    throw queueFull(row.limit, field);
   }
   operation.afterCommit(wakeWorkers);
   return row.id;

@@ -3,11 +3,15 @@ import { type Attempt, beat, claimTasks, putBackTasks, retireWorker } from '../q
 import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
 import { startLoop } from './loop.ts';
-import { RunAbandonedError, runTask, type TaskHandler, type WorkerResources } from './run-task.ts';
+import { RunAbandonedError } from './run-attempt.ts';
+import { createJobCompletion, type JobHandler, runJob } from './run-job.ts';
+import { type RunResources, runTask, type TaskHandler, type WorkerResources } from './run-task.ts';
 
 export interface WorkerOptions {
   /** What this worker can do, by kind of task. It claims no others. */
   handlers: Readonly<Record<string, TaskHandler>>;
+  /** The same for work that no user watches. */
+  jobs?: Readonly<Record<string, JobHandler>>;
   /** Kinds for which nobody waits: their model calls go behind those of all others. */
   backgroundKinds?: readonly string[];
   /** Most tasks that this process runs at once. */
@@ -43,19 +47,28 @@ interface Run {
 export async function startWorker(resources: WorkerResources, options: WorkerOptions): Promise<Worker> {
   const id = uuidv7();
   const { database, channel, log, metrics } = resources;
-  const kinds = Object.keys(options.handlers);
+  const { handlers, jobs = {} } = options;
+  const kinds = [...Object.keys(handlers), ...Object.keys(jobs)];
+  const completeJob = createJobCompletion(database, id);
   const runs = new Set<Run>();
   let stopping = false;
 
-  const start = (claim: Claim): void => {
-    const handler = options.handlers[claim.kind];
-    if (handler === undefined) {
+  const runClaim = (runResources: RunResources, claim: Claim, abandoned: AbortSignal): Promise<void> => {
+    const handler = handlers[claim.kind];
+    if (handler !== undefined) {
+      return runTask(runResources, handler, claim, abandoned);
+    }
+    const job = jobs[claim.kind];
+    if (job === undefined) {
       throw new Error(`claimed a task of kind ${claim.kind}, which has no handler`);
     }
+    return runJob(runResources, job, completeJob, claim, abandoned);
+  };
+  const start = (claim: Claim): void => {
     const abandon = new AbortController();
     const priority = options.backgroundKinds?.includes(claim.kind) === true ? 'BACKGROUND' : 'INTERACTIVE';
     const model = resources.modelFor({ userId: claim.userId, priority });
-    const done = runTask({ ...resources, model }, handler, claim, abandon.signal).finally(() => {
+    const done = runClaim({ ...resources, model }, claim, abandon.signal).finally(() => {
       runs.delete(run);
       claimMore();
     });

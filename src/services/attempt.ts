@@ -7,41 +7,51 @@ import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptErr
 import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
 import { type NewApproval, requestApproval } from './approval.ts';
 import { settlePlans } from './plan-state.ts';
+import { tables } from './table.ts';
 import { taskById } from './task.ts';
 
-const setDeadline = statement<{ remaining: number }>(`
-  UPDATE tasks SET deadline_at = coalesce(deadline_at, clock_timestamp() + make_interval(secs => $3::float8 / 1000))
-  WHERE user_id = $1 AND id = $2
-  RETURNING (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`);
+const open = statement<TaskModel & { remaining: number } & Record<string, unknown>>(`
+  UPDATE tasks SET deadline_at = coalesce(deadline_at, started_at + make_interval(secs => $4::float8 / 1000))
+  WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'
+  RETURNING ${tables.task.columns},
+    (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`);
 const sessionsOf = statement<{ taskId: string; sessionId: string | null }>(`
   SELECT id AS "taskId", session_id AS "sessionId" FROM tasks WHERE user_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id`);
 const setProgress = statement(`UPDATE tasks SET progress = $3, progress_note = $4 WHERE user_id = $1 AND id = $2`);
 
 /**
- * Tells that an attempt runs.
+ * Begins an attempt that may write.
  * @param timeout how long the task may run over all its attempts, in milliseconds
  * @returns the task, and the milliseconds that it may still run
  * @throws StaleAttemptError when the task was taken away since its claim
  * @throws DomainError TASK_ABANDONED when its workers died too often, TASK_TIMED_OUT when its time is over
  */
+export async function openAttempt(
+  operation: WriteOperation,
+  claim: Claim,
+  timeout: number,
+): Promise<{ task: TaskModel; remaining: number }> {
+  const [opened] = await operation.query(open, [operation.userId, claim.taskId, claim.attempt, timeout]);
+  if (opened === undefined) {
+    throw new StaleAttemptError();
+  }
+  const { remaining, ...task } = opened;
+  if (task.crashes >= mostCrashes) {
+    throw new DomainError('TASK_ABANDONED', `Workers stopped ${task.crashes} times while they ran this task.`);
+  }
+  if (remaining <= 0) {
+    throw new DomainError('TASK_TIMED_OUT', 'The task took too long.');
+  }
+  return { task, remaining };
+}
+
+/** Begins an attempt as `openAttempt` does, and tells that it runs. */
 export async function startAttempt(
   operation: WriteOperation,
   claim: Claim,
   timeout: number,
 ): Promise<{ task: TaskModel; remaining: number }> {
-  await holdAttempt(operation, claim);
-  const task = await taskById(operation, claim.taskId);
-  if (task === null) {
-    throw new StaleAttemptError();
-  }
-  if (task.crashes >= mostCrashes) {
-    throw new DomainError('TASK_ABANDONED', `Workers stopped ${task.crashes} times while they ran this task.`);
-  }
-  const [deadline] = await operation.query(setDeadline, [operation.userId, task.id, timeout]);
-  const remaining = deadline?.remaining ?? 0;
-  if (remaining <= 0) {
-    throw new DomainError('TASK_TIMED_OUT', 'The task took too long.');
-  }
+  const { task, remaining } = await openAttempt(operation, claim, timeout);
   if (task.agentId !== null) {
     await markAgentBusy(operation, task.agentId);
   }
@@ -82,8 +92,20 @@ export async function completeAttempt(
   }
 }
 
-/** Ends an attempt that failed: another one later where that may help, else the end. @throws StaleAttemptError */
-export async function failAttempt(operation: WriteOperation, claim: Claim, failure: Failure): Promise<void> {
+/**
+ * Ends a task's attempt that failed, and settles its agent: another attempt later where that may help, else the end.
+ * @throws StaleAttemptError
+ */
+export function failAttempt(operation: WriteOperation, claim: Claim, failure: Failure): Promise<void> {
+  return fail(operation, claim, failure, true);
+}
+
+/** Ends a job's attempt that failed: like that of a task, but for the state of its agent. @throws StaleAttemptError */
+export function failJob(operation: WriteOperation, claim: Claim, failure: Failure): Promise<void> {
+  return fail(operation, claim, failure, false);
+}
+
+async function fail(operation: WriteOperation, claim: Claim, failure: Failure, settlesAgent: boolean): Promise<void> {
   const task = await taskById(operation, claim.taskId);
   if (task === null) {
     throw new StaleAttemptError();
@@ -97,7 +119,9 @@ export async function failAttempt(operation: WriteOperation, claim: Claim, failu
       ? { state: 'FAILED', code, message }
       : { state: 'RETRYING', code, message, dueAt: new Date(operation.clock.now().getTime() + delay) },
   );
-  await settle(operation, ended, { failure: message });
+  if (settlesAgent) {
+    await settle(operation, ended, { failure: message });
+  }
   operation.emit({
     type: 'task_failed',
     sessionId: ended.sessionId,

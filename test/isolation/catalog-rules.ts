@@ -26,6 +26,8 @@ const exceptions: Record<string, string[]> = {
   lanes: [everyRow('engine', 'ALL', 'app_queue')],
   tasks: [everyRow('engine', 'ALL', 'app_queue')],
   workers: [everyRow('engine', 'ALL', 'app_queue')],
+  // A job is ended in a batch of many users' only when no task waits for it.
+  task_dependencies: [everyRow('engine', 'SELECT', 'app_queue')],
   // Upkeep finds over all users which approvals have expired and which sessions are due for removal.
   approvals: [everyRow('engine', 'SELECT', 'app_queue')],
   sessions: [everyRow('engine', 'SELECT', 'app_queue')],
@@ -59,6 +61,7 @@ export const engineReads: Record<string, readonly string[]> = {
     ...['user_id', 'id', 'kind', 'lane_id', 'session_id', 'state', 'session_order', 'attempt', 'crashes', 'worker_id'],
     ...['due_at', 'started_at'],
   ],
+  task_dependencies: ['user_id', 'parent_id'],
   users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
   approvals: ['user_id', 'id', 'state', 'expires_at'],
   sessions: ['user_id', 'id', 'expires_at'],
@@ -66,7 +69,7 @@ export const engineReads: Record<string, readonly string[]> = {
 
 /** Columns of other tables that the engine may change. */
 export const engineWrites: Record<string, readonly string[]> = {
-  tasks: ['state', 'attempt', 'crashes', 'worker_id', 'due_at', 'started_at'],
+  tasks: ['state', 'attempt', 'crashes', 'worker_id', 'due_at', 'started_at', 'progress', 'finished_at'],
 };
 
 /** Indexes of user tables that do not start with the user. */
@@ -90,7 +93,7 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [
-    /^queue\.(claim|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
+    /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],

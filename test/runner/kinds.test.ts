@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createLanguageModel } from '../../src/adapters/llm.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import { createTracing } from '../../src/adapters/trace.ts';
@@ -9,6 +8,7 @@ import { startWorker, type Worker } from '../../src/runner/worker.ts';
 import { completeAttempt } from '../../src/services/attempt.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { waitFor } from '../service.ts';
+import { unreachableModel } from './unreachable-model.ts';
 
 let queue: TestQueue;
 let worker: Worker | undefined;
@@ -21,16 +21,6 @@ afterEach(async () => {
   await queue.stop();
 });
 
-/** Nobody listens there: kinds without a model must not need one. */
-const model = createLanguageModel({
-  baseUrl: 'http://127.0.0.1:9/v1',
-  apiKey: 'none',
-  defaultModel: 'none',
-  defaultEmbeddingModel: 'none',
-  connectTimeout: 1_000,
-  idleTimeout: 1_000,
-});
-
 async function work(handlers: Record<string, TaskHandler>): Promise<void> {
   worker = await startWorker(
     {
@@ -38,7 +28,7 @@ async function work(handlers: Record<string, TaskHandler>): Promise<void> {
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
       tracing: createTracing(null),
-      modelFor: () => model,
+      modelFor: unreachableModel,
       taskTimeout: 60_000,
       approvalTimeout: 300_000,
     },

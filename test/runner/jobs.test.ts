@@ -1,0 +1,98 @@
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { createLog } from '../../src/adapters/log.ts';
+import { createMetrics } from '../../src/adapters/metrics.ts';
+import { createTracing } from '../../src/adapters/trace.ts';
+import { DomainError } from '../../src/errors.ts';
+import type { JobHandler } from '../../src/runner/run-job.ts';
+import { startWorker, type Worker } from '../../src/runner/worker.ts';
+import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
+import { auditCounts } from '../queue/audit.ts';
+import { waitFor } from '../service.ts';
+import { unreachableModel } from './unreachable-model.ts';
+
+let queue: TestQueue;
+let worker: Worker | undefined;
+
+beforeEach(async () => {
+  queue = await startTestQueue();
+});
+afterEach(async () => {
+  await worker?.stop();
+  await queue.stop();
+});
+
+async function work(job: JobHandler, taskTimeout = 60_000): Promise<void> {
+  worker = await startWorker(
+    {
+      ...queue.resources,
+      log: createLog({ level: 'silent' }),
+      metrics: createMetrics(),
+      tracing: createTracing(null),
+      approvalTimeout: 300_000,
+      modelFor: unreachableModel,
+      taskTimeout,
+    },
+    { handlers: {}, jobs: { TIDY: job }, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },
+  );
+}
+
+async function addJobs(count: number): Promise<{ user: string; ids: string[] }> {
+  const user = await queue.addUser();
+  const agent = await queue.addAgent(user);
+  const ids = await Promise.all(Array.from({ length: count }, () => queue.enqueue(user, agent, { kind: 'TIDY' })));
+  return { user, ids };
+}
+
+const reach = (ids: string[], state: string) =>
+  waitFor(`${ids.length} to be ${state}`, async () => (await queue.states(ids)).every((one) => one === state));
+
+it('completes jobs, tells nobody of them, and counts right', async () => {
+  const { user, ids } = await addJobs(12);
+  const done = new Set<string>();
+  await work(async ({ claim }) => void done.add(claim.taskId));
+  await reach(ids, 'COMPLETED');
+  expect(done).toEqual(new Set(ids));
+  expect(await queue.events(user)).toEqual([]);
+  expect(await auditCounts(queue.database)).toEqual([]);
+});
+
+it('frees the tasks that wait for a job, and runs them', async () => {
+  const { user, ids } = await addJobs(1);
+  const [row] = await queue.database.owner('SELECT lane_id FROM tasks WHERE id = $1', [ids[0]]);
+  const child = await queue.enqueue(user, String(row?.['lane_id']), { kind: 'TIDY', parentIds: ids });
+  await work(async () => undefined);
+  await reach([...ids, child], 'COMPLETED');
+});
+
+it('tries a job again that failed on a passing fault, and tells of its failure', async () => {
+  const { user, ids } = await addJobs(1);
+  let attempts = 0;
+  await work(async () => {
+    attempts += 1;
+    if (attempts === 1) {
+      throw new DomainError('MODEL_UNAVAILABLE', 'not now');
+    }
+  });
+  await waitFor('the first failure', async () => (await queue.states(ids))[0] === 'RETRYING');
+  expect((await queue.events(user)).map(({ type }) => type)).toEqual(['task_failed']);
+  await queue.database.owner(`UPDATE tasks SET state = 'QUEUED', due_at = now()`);
+  await reach(ids, 'COMPLETED');
+  expect(attempts).toBe(2);
+});
+
+it('gives a job up that its workers died of too often', async () => {
+  const { ids } = await addJobs(1);
+  await queue.database.owner('UPDATE tasks SET crashes = 100, attempt = 100');
+  await work(async () => expect.unreachable());
+  await reach(ids, 'FAILED');
+  expect((await queue.task(ids[0] ?? '')).error_code).toBe('TASK_ABANDONED');
+});
+
+it('ends a job that runs out of time', async () => {
+  const { ids } = await addJobs(1);
+  await work(
+    ({ signal }) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    100,
+  );
+  await waitFor('its end', async () => (await queue.task(ids[0] ?? '')).error_code === 'TASK_TIMED_OUT');
+});
