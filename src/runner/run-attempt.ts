@@ -1,10 +1,10 @@
 import type { Log } from '../adapters/log.ts';
+import type { Metrics } from '../adapters/metrics.ts';
 import { isPassingFault } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
-import { createOperation, type Operation, type WriteOperation } from '../operation.ts';
+import { createOperation, type Operation, type OperationResources, type WriteOperation } from '../operation.ts';
 import type { Failure } from '../queue/retry.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
-import type { RunResources } from './run-task.ts';
 
 /** The reason of a signal that ends a run without a trace in its task: another attempt continues. */
 export class RunAbandonedError extends Error {
@@ -29,7 +29,7 @@ export type FailAttempt = (operation: WriteOperation, claim: Claim, failure: Fai
 
 /** Does the work of one attempt; what it throws becomes the attempt's failure. Nothing is thrown. */
 export async function runAttempt(
-  resources: RunResources,
+  resources: OperationResources & { log: Log; metrics: Metrics },
   claim: Claim,
   abandoned: AbortSignal,
   fail: FailAttempt,
