@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from 'jose';
@@ -24,6 +25,21 @@ export async function loadDevelopmentKey(dataFolder: string): Promise<Developmen
   }
   const key = await createDevelopmentKey();
   await writeFile(path, JSON.stringify(key), { mode: 0o600 });
+  return key;
+}
+
+/** The key for secrets of tools of a data folder, as the setting SECRET_KEYS wants it; made at first use. */
+export async function loadDevelopmentSecretKey(dataFolder: string): Promise<string> {
+  const path = join(dataFolder, 'secret-key.txt');
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
+      throw error;
+    }
+  }
+  const key = `development:${randomBytes(32).toString('base64')}`;
+  await writeFile(path, key, { mode: 0o600 });
   return key;
 }
 

@@ -8,6 +8,7 @@ import {
   developmentAudience,
   developmentIssuer,
   loadDevelopmentKey,
+  loadDevelopmentSecretKey,
   signDevelopmentToken,
 } from './identity.ts';
 import { type OfflineModel, startOfflineModel } from './offline-model/server.ts';
@@ -74,6 +75,7 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     TOKEN_ISSUER: developmentIssuer,
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),
+    SECRET_KEYS: await loadDevelopmentSecretKey(options.dataFolder),
     LOG_LEVEL: 'warn',
     INTROSPECTION: 'true',
     FIELD_SUGGESTIONS: 'true',

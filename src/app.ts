@@ -4,6 +4,7 @@ import { systemClock } from './adapters/clock.ts';
 import { createModelProbe } from './adapters/llm.ts';
 import type { Log } from './adapters/log.ts';
 import type { Metrics, PoolName } from './adapters/metrics.ts';
+import { createOutgoing } from './adapters/outgoing.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
 import { assertConfinedRole } from './adapters/role.ts';
 import { createLimits } from './app/limits.ts';
@@ -21,6 +22,7 @@ import { createPlanner } from './runner/make-plan.ts';
 import { runAgent } from './runner/run-agent.ts';
 import { startUpkeep } from './runner/upkeep.ts';
 import { startWorker } from './runner/worker.ts';
+import { createToolResources } from './services/tool-resources.ts';
 import { signInUser } from './services/user.ts';
 import type { StreamStats } from './streams/counts.ts';
 
@@ -76,6 +78,8 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
   const stopping = new AbortController();
   const { feeds, streams } = createStreams(config, { database, channel, openOperation, log, metrics });
   started.defer(() => streams.stop());
+  const outgoing = createOutgoing({ allowedOrigins: config.OUTGOING_ALLOW });
+  started.defer(() => outgoing.close());
 
   const server = createHttpServer({
     schema: createSchema(),
@@ -91,6 +95,7 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
     openOperation,
     feeds,
     streams,
+    tools: createToolResources(outgoing, config.SECRET_KEYS),
     log,
     metrics,
     tracing,

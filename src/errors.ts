@@ -27,6 +27,7 @@ export const errorCodes = {
     'The model provider rejected the request: a wrong key, an unknown model, or a prompt it does not take.',
   TASK_TIMED_OUT: 'The task took longer than a task may take.',
   TASK_ABANDONED: 'Workers stopped again and again while they ran this task, so it is not tried any more.',
+  TOOL_FAILED: 'A tool could not do what it was asked for; the message says why.',
   OUTGOING_REFUSED:
     'A tool may not reach that address, or may not take what it answered: it is not public, too large, of another type, or redirected too often.',
   OUTGOING_FAILED: 'What a tool wanted to reach could not be reached or did not answer in time.',

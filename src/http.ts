@@ -34,6 +34,7 @@ export interface HttpOptions {
   openOperation: (userId: string, origin?: Origin) => Operation;
   feeds: EventFeeds;
   streams: StreamHub;
+  tools: Context['tools'];
   log: Log;
   metrics: Metrics;
   tracing: Tracing;
@@ -174,6 +175,7 @@ function contextFor(options: HttpOptions, principal: Principal, operation: Opera
     rates: options.limits.rates,
     takeCostly: (name) => takeCostly(options.limits.rates, name, principal.userId),
     mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
+    tools: options.tools,
   };
 }
 

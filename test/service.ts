@@ -121,6 +121,7 @@ export async function startTestService(
     MODEL_API_KEY: model.apiKey,
     MODEL_NAME: 'offline-1',
     MODEL_EMBEDDING_NAME: 'offline-embedding-1',
+    SECRET_KEYS: `test:${randomBytes(32).toString('base64')}`,
     TOKEN_ISSUER: developmentIssuer,
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),

@@ -5,6 +5,7 @@ import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
+import { createOutgoing } from '../../src/adapters/outgoing.ts';
 import type { Database, Transaction } from '../../src/adapters/postgres.ts';
 import { createRateLimits } from '../../src/adapters/rate-limit.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
@@ -14,6 +15,7 @@ import { createHttpServer } from '../../src/http.ts';
 import { createOperation } from '../../src/operation.ts';
 import { createSchema } from '../../src/resolvers/schema.ts';
 import { EventFeeds } from '../../src/services/event-feeds.ts';
+import { createToolResources } from '../../src/services/tool-resources.ts';
 import { StreamHub } from '../../src/streams/hub.ts';
 import { runChild } from '../child.ts';
 import { poolSize, type ServerReady, type ServerSettings } from './settings.ts';
@@ -32,6 +34,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
   const stopping = new AbortController();
   const openOperation = (userId: string) => createOperation({ database, channel, clock: systemClock() }, userId);
   const feeds = new EventFeeds({ database, channel, openOperation });
+  const outgoing = createOutgoing({ allowedOrigins: [] });
   const server = createHttpServer({
     schema: createSchema(),
     authenticate: createAuthenticator({
@@ -49,6 +52,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
       limits: { perUser: 1, perNode: 1, differentPerUser: 1, bytes: 1, events: 1 },
       describeFault: String,
     }),
+    tools: createToolResources(outgoing, []),
     log,
     metrics: createMetrics(),
     tracing: createTracing(null),
@@ -75,6 +79,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
       server.close();
       stopping.abort();
       server.closeAllConnections();
+      await outgoing.close();
       await channel.close();
       await database.close();
     },

@@ -48,7 +48,7 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
       description: 'Adds an agent to your team. Errors: BAD_USER_INPUT, NAME_TAKEN.',
       args: { input: t.arg({ type: types.createInput, required: true, description: 'The new agent.' }) },
       resolve: (_root, { input }, context, info) =>
-        mutate(context, info, input, (operation) => createAgent(operation, input)),
+        mutate(context, info, input, (operation) => createAgent(operation, withToolIds(input))),
     }),
   );
   builder.mutationField('updateAgent', (t) =>
@@ -61,7 +61,9 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
         input: t.arg({ type: types.updateInput, required: true, description: 'What to change.' }),
       },
       resolve: (_root, { id, input }, context, info) =>
-        mutate(context, info, { id, input }, (operation) => updateAgent(operation, decodeId(id, 'Agent', 'id'), input)),
+        mutate(context, info, { id, input }, (operation) =>
+          updateAgent(operation, decodeId(id, 'Agent', 'id'), withToolIds(input)),
+        ),
     }),
   );
   builder.mutationField('deleteAgent', (t) =>
@@ -77,4 +79,8 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
         }),
     }),
   );
+}
+
+function withToolIds<Input extends { toolIds?: readonly string[] | null | undefined }>(input: Input) {
+  return { ...input, toolIds: input.toolIds?.map((id) => decodeId(id, 'Tool', 'input.toolIds')) };
 }

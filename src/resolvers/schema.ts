@@ -9,6 +9,7 @@ import { addOrchestrator } from '../schema/orchestrator.ts';
 import { addPlan } from '../schema/plan.ts';
 import { addSession } from '../schema/session.ts';
 import { addTask } from '../schema/task.ts';
+import { addTool } from '../schema/tool.ts';
 import { addUser } from '../schema/user.ts';
 import { addAgentFields } from './agent.ts';
 import { addApprovalFields } from './approval.ts';
@@ -19,6 +20,7 @@ import { addOrchestratorFields } from './orchestrator.ts';
 import { addPlanFields } from './plan.ts';
 import { addSessionFields } from './session.ts';
 import { addTaskFields } from './task.ts';
+import { addToolFields } from './tool.ts';
 import { addUserFields } from './user.ts';
 
 /** The whole API: each noun's types, then what can be done with them. */
@@ -26,6 +28,7 @@ export function createSchema(): GraphQLSchema {
   const builder = createBuilder();
   addUser(builder);
   const agent = addAgent(builder);
+  const tool = addTool(builder, agent);
   const message = addMessage(builder);
   const task = addTask(builder);
   const session = addSession(builder, {
@@ -46,6 +49,7 @@ export function createSchema(): GraphQLSchema {
 
   addUserFields(builder);
   addAgentFields(builder, agent);
+  addToolFields(builder, tool);
   addSessionFields(builder, session);
   addMessageFields(builder, message);
   addTaskFields(builder, task);

@@ -108,6 +108,7 @@ export function addAgent(builder: Builder) {
       }),
       maxConcurrentTasks: t.int({ description: '1 to 10; default 3.' }),
       memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+      toolIds: t.idList({ description: 'Tools that it may use, at most 64; default none.' }),
     }),
   });
   const updateInput = builder.inputType('UpdateAgentInput', {
@@ -124,6 +125,7 @@ export function addAgent(builder: Builder) {
       }),
       maxConcurrentTasks: t.int({ description: '1 to 10. Running tasks are let finish.' }),
       memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+      toolIds: t.idList({ description: 'All tools that it may use from now on, at most 64.' }),
     }),
   });
   return { status, approvalPolicy, createInput, updateInput };

@@ -21,6 +21,8 @@ import type { ReadingRequest } from '../services/event-feeds.ts';
 import type { EventReading } from '../services/event-reading.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 import { defaultPageSize, maximumPageSize } from '../services/page.ts';
+import type { ToolRow } from '../services/table.ts';
+import type { ToolResources } from '../services/tool-resources.ts';
 
 /** What a resolver may use. Everything that reaches data goes through the operation of the calling user. */
 export interface Context {
@@ -35,6 +37,8 @@ export interface Context {
   rates: RateLimits;
   /** Counts a use of a costly kind, before anything of it is done. @throws DomainError RATE_LIMITED */
   takeCostly(name: RateLimitName): Promise<void>;
+  /** What rules about tools need beside the database. */
+  tools: ToolResources;
   /** Runs a mutation field in a transaction of its own, once per Idempotency-Key. */
   mutate<Outcome extends MutationOutcome>(
     field: { path: string; request: unknown },
@@ -58,6 +62,7 @@ export interface SchemaTypes {
     Session: SessionModel;
     Message: MessageModel;
     Task: TaskModel;
+    Tool: ToolRow;
     Approval: ApprovalModel;
     ApprovalGrant: ApprovalGrantModel;
     Orchestrator: OrchestratorModel;

@@ -5,6 +5,7 @@ import type { ApprovalPolicy } from '../generated/prisma/enums.ts';
 import type { AgentModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { addAgentLane, setLaneLimit } from '../queue/lane.ts';
+import { setAgentTools } from './agent-tool.ts';
 import { parseInput, required, text } from './input.ts';
 import { type List, loadPage, type Page, type PageArguments } from './page.ts';
 import { rowsById, tables } from './table.ts';
@@ -20,6 +21,8 @@ export interface AgentInput {
   approvalTimeoutSeconds?: number | null | undefined;
   maxConcurrentTasks?: number | null | undefined;
   memory?: AgentMemoryInput | null | undefined;
+  /** Tools that it shall have; undefined leaves those that it has. */
+  toolIds?: readonly string[] | null | undefined;
 }
 
 export interface AgentMemoryInput {
@@ -73,6 +76,7 @@ const agentRules = z.object({
       required('memory'),
     )
     .optional(),
+  toolIds: z.array(z.string(), required('toolIds')).optional(),
 });
 const agentChangeRules = agentRules.partial({ name: true, instructions: true });
 
@@ -100,7 +104,7 @@ export function listAgents(operation: ReadOperation, page: PageArguments): Promi
  * @throws DomainError BAD_USER_INPUT, NAME_TAKEN
  */
 export async function createAgent(operation: WriteOperation, input: AgentInput): Promise<{ agentId: string }> {
-  const { memory, ...values } = parseInput(agentRules, input, 'input');
+  const { memory, toolIds, ...values } = parseInput(agentRules, input, 'input');
   const agent = await withFreeName(() =>
     operation.prisma((client) =>
       client.agent.create({
@@ -110,6 +114,9 @@ export async function createAgent(operation: WriteOperation, input: AgentInput):
     ),
   );
   await addAgentLane(operation, agent.id, agent.maxConcurrentTasks);
+  if (toolIds !== undefined) {
+    await setAgentTools(operation, agent.id, toolIds);
+  }
   return { agentId: agent.id };
 }
 
@@ -122,7 +129,7 @@ export async function updateAgent(
   agentId: string,
   input: AgentInput,
 ): Promise<{ agentId: string }> {
-  const { memory, ...values } = parseInput(agentChangeRules, input, 'input');
+  const { memory, toolIds, ...values } = parseInput(agentChangeRules, input, 'input');
   if (values.maxConcurrentTasks !== undefined) {
     // Lanes are locked before agents, here as everywhere.
     await setLaneLimit(operation, agentId, values.maxConcurrentTasks);
@@ -137,6 +144,9 @@ export async function updateAgent(
   );
   if (count === 0) {
     throw notFound('agent', 'id');
+  }
+  if (toolIds !== undefined) {
+    await setAgentTools(operation, agentId, toolIds);
   }
   return { agentId };
 }

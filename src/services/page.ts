@@ -66,17 +66,21 @@ export interface ChildPageKey {
   page: PageArguments;
 }
 
-/** Loads pages of child rows for many parents: one lateral statement for each set of page arguments in use. */
+/**
+ * Loads pages of child rows for many parents: one lateral statement for each set of page arguments in use.
+ * @param parent the column that names a row's parent, or SQL that says whether a row belongs to `parent.id`
+ */
 export function childPages<Row extends object>(
   list: List<Row>,
-  parentColumn: string,
+  parent: string | { condition: string },
 ): BatchLoad<ChildPageKey, Page<Row> | Error> {
+  const condition = typeof parent === 'string' ? `${parent} = parent.id` : parent.condition;
   return async (operation, keys) => {
     const groups = Map.groupBy(keys, (key) => JSON.stringify(normalised(key.page)));
     const pages = new Map<string, Page<Row> | Error>();
     await Promise.all(
       [...groups.values()].map(async (group) => {
-        for (const [parentId, page] of await loadChildPages(operation, list, parentColumn, group)) {
+        for (const [parentId, page] of await loadChildPages(operation, list, condition, group)) {
           pages.set(childPageCacheKey({ parentId, page: group[0]?.page ?? {} }), page);
         }
       }),
@@ -107,7 +111,7 @@ function childPageCacheKey(key: ChildPageKey): string {
 async function loadChildPages<Row extends object>(
   operation: ReadOperation,
   list: List<Row>,
-  parentColumn: string,
+  condition: string,
   group: readonly ChildPageKey[],
 ): Promise<Map<string, Page<Row> | Error>> {
   const parentIds = group.map((key) => key.parentId);
@@ -120,7 +124,7 @@ async function loadChildPages<Row extends object>(
     return new Map(parentIds.map((id) => [id, fault]));
   }
   const values: unknown[] = [operation.userId, parentIds];
-  const child = select(list, window, [{ sql: `${parentColumn} = parent.id`, values: [] }], values);
+  const child = select(list, window, [{ sql: condition, values: [] }], values);
   const rows = await operation.query(
     statement<{ parentId: string } & Record<string, unknown>>(
       `SELECT parent.id AS "parentId", child.* FROM unnest($2::uuid[]) AS parent (id) CROSS JOIN LATERAL (${child.text}) AS child`,

@@ -5,11 +5,13 @@ import type {
   ApprovalGrantModel,
   ApprovalModel,
   EventModel,
+  McpServerModel,
   MessageModel,
   OrchestratorModel,
   PlanModel,
   SessionModel,
   TaskModel,
+  ToolModel,
   UserModel,
 } from '../generated/prisma/models.ts';
 import type { BatchLoad } from '../operation.ts';
@@ -32,6 +34,16 @@ function table<Row>(name: string, fields: { [Field in keyof Row & string]: Field
   return { name, columns: columns.join(', ') };
 }
 
+/** Rows of tools and their servers as they are listed: what they keep secret is read by those who need it alone. */
+export type ToolRow = Omit<ToolModel, SealedFields>;
+export type McpServerRow = Omit<McpServerModel, SealedFields>;
+type SealedFields = 'secrets' | 'secretsKeyId';
+
+function withoutSealed<Fields extends Record<SealedFields, string>>(fields: Fields): Omit<Fields, SealedFields> {
+  const { secrets: _secrets, secretsKeyId: _secretsKeyId, ...rest } = fields;
+  return rest;
+}
+
 export const tables = {
   user: table<UserModel>('users', Prisma.UserScalarFieldEnum),
   agent: table<AgentModel>('agents', Prisma.AgentScalarFieldEnum),
@@ -42,6 +54,8 @@ export const tables = {
   task: table<TaskModel>('tasks', Prisma.TaskScalarFieldEnum),
   approval: table<ApprovalModel>('approvals', Prisma.ApprovalScalarFieldEnum),
   approvalGrant: table<ApprovalGrantModel>('approval_grants', Prisma.ApprovalGrantScalarFieldEnum),
+  tool: table<ToolRow>('tools', withoutSealed(Prisma.ToolScalarFieldEnum)),
+  mcpServer: table<McpServerRow>('mcp_servers', withoutSealed(Prisma.McpServerScalarFieldEnum)),
   event: table<EventModel>('events', Prisma.EventScalarFieldEnum),
 } as const;
 

@@ -31,6 +31,10 @@ const exceptions: Record<string, string[]> = {
   // Upkeep finds over all users which approvals have expired and which sessions are due for removal.
   approvals: [everyRow('engine', 'SELECT', 'app_queue')],
   sessions: [everyRow('engine', 'SELECT', 'app_queue')],
+  // Upkeep finds over all users whose secrets an old key sealed, and which calls between agents have ended.
+  tools: [everyRow('engine', 'SELECT', 'app_queue')],
+  mcp_servers: [everyRow('engine', 'SELECT', 'app_queue')],
+  agent_calls: [everyRow('engine', 'SELECT', 'app_queue')],
 };
 
 function everyRow(name: string, command: 'ALL' | 'SELECT', role: string): string {
@@ -65,6 +69,9 @@ export const engineReads: Record<string, readonly string[]> = {
   users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
   approvals: ['user_id', 'id', 'state', 'expires_at'],
   sessions: ['user_id', 'id', 'expires_at'],
+  tools: ['user_id', 'id', 'secrets_key_id'],
+  mcp_servers: ['user_id', 'id', 'secrets_key_id'],
+  agent_calls: ['user_id', 'task_id', 'caller_task_id', 'settled_at'],
 };
 
 /** Columns of other tables that the engine may change. */
@@ -87,13 +94,16 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   'sessions_expires_at_idx',
   'users_events_checked_at_idx',
   'users_events_unchecked_idx',
+  // Upkeep finds over all users whose secrets an old key sealed.
+  'tools_secrets_key_id_idx',
+  'mcp_servers_secrets_key_id_idx',
 ]);
 
 /** Functions that run with their owner's rights: whose they are and who may call them. */
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [
-    /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim)\(.+\)$/,
+    /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim|secrets_to_reseal|calls_to_settle)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],

@@ -14,6 +14,7 @@ export interface IdCase {
     | 'ApprovalGrant'
     | 'Orchestrator'
     | 'Plan'
+    | 'Tool'
     | { cursorOf: string }
     | { search: true };
   /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
@@ -22,7 +23,8 @@ export interface IdCase {
   own?: (world: World) => Record<string, unknown>;
 }
 
-const agent = 'id name description instructions lastError createdAt';
+const tool = 'id name description toolArguments: arguments secretNames http { url headers { name value } }';
+const agent = `id name description instructions lastError createdAt tools { edges { node { id description } } }`;
 const session = 'id title clientAddress messages { edges { node { content } } } tasks { edges { node { id } } }';
 const message = 'id content session { id } agent { id name } task { id }';
 const task = 'id state errorMessage answerId session { id title } agent { id } message { content } answer { content }';
@@ -57,6 +59,15 @@ function ofTask(list: string, argument: string, node: string): IdCase {
   };
 }
 
+function ofAgent(list: string, argument: string, node: string): IdCase {
+  return {
+    takes: { cursorOf: `Agent.${list}` },
+    document: `query ($value: String!, $id: ID!) { agent(id: $id) {
+      ${list}(${argument}: $value) { edges { cursor node { ${node} } } pageInfo { hasNextPage hasPreviousPage } } } }`,
+    own: ({ ids }) => ({ id: ids['Agent'] }),
+  };
+}
+
 /** One case for each place of the schema that `findIdPlaces` names. */
 export const idCases: Record<string, IdCase> = {
   'Query.node(id)': {
@@ -64,7 +75,7 @@ export const idCases: Record<string, IdCase> = {
     document: `query ($value: ID!) { node(id: $value) { __typename id ... on User { createdAt } ... on Agent { ${agent} }
       ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} }
       ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} }
-      ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
+      ... on Tool { ${tool} } ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
   },
   'Query.agent(id)': { takes: 'Agent', document: `query ($value: ID!) { agent(id: $value) { ${agent} } }` },
   'Query.session(id)': { takes: 'Session', document: `query ($value: ID!) { session(id: $value) { ${session} } }` },
@@ -90,6 +101,50 @@ export const idCases: Record<string, IdCase> = {
     takes: { search: true },
     document: `query ($value: String!) { sessions(search: $value) { edges { cursor node { ${session} } } pageInfo { hasNextPage } } }`,
   },
+  'Query.tool(id)': { takes: 'Tool', document: `query ($value: ID!) { tool(id: $value) { ${tool} } }` },
+  'Query.tools(after)': connection('tools', 'after', tool),
+  'Query.tools(before)': connection('tools', 'before', tool),
+  'Agent.tools(after)': ofAgent('tools', 'after', tool),
+  'Agent.tools(before)': ofAgent('tools', 'before', tool),
+  'Mutation.createAgent(input.toolIds)': {
+    takes: 'Tool',
+    document: `mutation ($value: ID!) {
+      createAgent(input: { name: "Borrower", instructions: "borrow", toolIds: [$value] }) { agent { ${agent} } } }`,
+  },
+  'Mutation.updateAgent(input.toolIds)': {
+    takes: 'Tool',
+    document: `mutation ($value: ID!, $agent: ID!) {
+      updateAgent(id: $agent, input: { toolIds: [$value] }) { agent { ${agent} } } }`,
+    own: ({ ids }) => ({ agent: ids['Agent'] }),
+  },
+  'Mutation.updateTool(id)': {
+    takes: 'Tool',
+    document: `mutation ($value: ID!) { updateTool(id: $value, input: { description: "taken over" }) { tool { ${tool} } } }`,
+  },
+  'Mutation.deleteTool(id)': {
+    takes: 'Tool',
+    document: 'mutation ($value: ID!) { deleteTool(id: $value) { deletedToolId } }',
+  },
+  ...Object.fromEntries(
+    ['attachTool', 'detachTool'].flatMap((name): [string, IdCase][] => [
+      [
+        `Mutation.${name}(agentId)`,
+        {
+          takes: 'Agent',
+          document: `mutation ($value: ID!, $tool: ID!) { ${name}(agentId: $value, toolId: $tool) { agent { ${agent} } tool { ${tool} } } }`,
+          own: ({ ids }) => ({ tool: ids['Tool'] }),
+        },
+      ],
+      [
+        `Mutation.${name}(toolId)`,
+        {
+          takes: 'Tool',
+          document: `mutation ($value: ID!, $agent: ID!) { ${name}(agentId: $agent, toolId: $value) { agent { ${agent} } tool { ${tool} } } }`,
+          own: ({ ids }) => ({ agent: ids['Agent'] }),
+        },
+      ],
+    ]),
+  ),
   'Query.agents(after)': connection('agents', 'after', agent),
   'Query.agents(before)': connection('agents', 'before', agent),
   'Query.sessions(after)': connection('sessions', 'after', session),

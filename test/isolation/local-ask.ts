@@ -1,6 +1,8 @@
+import { randomBytes } from 'node:crypto';
 import { type GraphQLSchema, graphql } from 'graphql';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
+import { createOutgoing } from '../../src/adapters/outgoing.ts';
 import { createDatabase, type Database, statement, type Transaction } from '../../src/adapters/postgres.ts';
 import { createRateLimits } from '../../src/adapters/rate-limit.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
@@ -8,9 +10,11 @@ import { toClientError } from '../../src/graphql-errors.ts';
 import { createOperation } from '../../src/operation.ts';
 import type { Context } from '../../src/schema/builder.ts';
 import { once } from '../../src/services/idempotency.ts';
+import { createToolResources } from '../../src/services/tool-resources.ts';
 import type { Ask } from './world.ts';
 
 const log = createLog({ level: 'silent' });
+const tools = createToolResources(createOutgoing({ allowedOrigins: [] }), [{ id: 'test', key: randomBytes(32) }]);
 
 /** The service's own pool, as its API opens it. */
 export function openDatabase(url: string, poolSize = 4): Database {
@@ -38,6 +42,7 @@ export function createLocalAsk(schema: GraphQLSchema, database: Database, userId
       readEvents: () => Promise.reject(new Error('events are read over HTTP only')),
       rates,
       takeCostly: async () => undefined,
+      tools,
       mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
     };
     try {

@@ -37,13 +37,17 @@ describe('the table of cases', () => {
     ],
     ['an argument of a field below', 'extend type Agent { tasks(sessionId: ID): Int }', 'Agent.tasks(sessionId)'],
     ['a list', 'extend type Query { many(ids: [ID!]!): Int }', 'Query.many(ids)'],
-    ['a member of an input', 'extend input CreateAgentInput { toolIds: [ID!] }', 'Mutation.createAgent(input.toolIds)'],
+    [
+      'a member of an input',
+      'extend input CreateAgentInput { friendIds: [ID!] }',
+      'Mutation.createAgent(input.friendIds)',
+    ],
     [
       'a member of an input in an input that holds itself',
       'input Deep { deeper: [Deep!] toolId: ID } extend input AgentMemorySettingsInput { deep: Deep }',
       'Mutation.updateAgent(input.memory.deep.toolId)',
     ],
-    ['a cursor', 'extend type Agent { tools(first: Int, after: String): Int }', 'Agent.tools(after)'],
+    ['a cursor', 'extend type Agent { notes(first: Int, after: String): Int }', 'Agent.notes(after)'],
     ['a search', 'extend type Query { memory(search: String!): Int }', 'Query.memory(search)'],
   ])('is found to miss %s that is new', (_what, extension, place) => {
     const places = findIdPlaces(extendSchema(createSchema(), parse(extension)));

@@ -23,7 +23,7 @@ type Arrange = (sql: string, values?: unknown[]) => Promise<unknown>;
 const addApprovals = `
   WITH tool AS (
     INSERT INTO tools (user_id, name, description, kind, arguments_schema)
-    SELECT user_id, 'send mail of ' || $3, 'secret of ' || $3, 'HTTP', '{}' FROM agents WHERE id = $2
+    SELECT user_id, 'send mail of ' || $3, 'secret of ' || $3, 'MCP', '{}' FROM agents WHERE id = $2
     RETURNING user_id, id, name
   ), task AS (
     SELECT id FROM tasks WHERE session_id = $1 ORDER BY id LIMIT 1
@@ -46,13 +46,24 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
   const made = await expectData(
     `mutation ($name: String!, $text: String!) {
       createAgent(input: { name: $name, description: $text, instructions: $text }) { agent { id } }
+      createTool(input: { name: "world", description: $text, http: {
+        url: "https://api.example.com/", headers: [{ name: "X-Note", value: $text }] },
+        secrets: [{ name: "KEY", value: $text }] }) { tool { id } }
       first: createSession(input: { title: $text }) { session { id } }
       second: createSession(input: { title: $text }) { session { id } }
     }`,
     { name: marker, text: `secret of ${marker}` },
   );
   const agentId = made.data.createAgent.agent.id;
+  const toolId = made.data.createTool.tool.id;
   const sessionId = made.data.second.session.id;
+  await expectData(
+    'mutation ($agentId: ID!, $toolId: ID!) { attachTool(agentId: $agentId, toolId: $toolId) { tool { id } } }',
+    {
+      agentId,
+      toolId,
+    },
+  );
   await expectData(
     `mutation ($first: SendMessageInput!, $second: SendMessageInput!, $third: SendMessageInput!) {
       first: sendMessage(input: $first) { task { id } }
@@ -76,8 +87,10 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
     },
   );
   const { data } = await expectData(
-    `query ($id: ID!) {
+    `query ($id: ID!, $agentId: ID!) {
       viewer { id orchestrator { id } }
+      tools(first: 1) { edges { cursor } }
+      agent(id: $agentId) { tools(first: 1) { edges { cursor } } }
       agents(first: 1) { edges { cursor } }
       sessions(first: 1) { edges { cursor } }
       tasks(last: 1) { edges { cursor node { id approvals(first: 1) { edges { cursor } } } } }
@@ -90,7 +103,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
         approvalGrants { edges { cursor node { id } } }
       }
     }`,
-    { id: sessionId },
+    { id: sessionId, agentId },
   );
   return {
     userId: rowId(data.viewer.id),
@@ -104,6 +117,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       Orchestrator: data.viewer.orchestrator.id,
       Plan: data.session.plans.edges[0].node.id,
       Approval: data.approvals.edges[0].node.id,
+      Tool: toolId,
       ApprovalGrant: data.session.approvalGrants.edges[0].node.id,
     },
     cursors: {
@@ -111,6 +125,8 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       'Query.sessions': data.sessions.edges[0].cursor,
       'Query.tasks': data.tasks.edges[0].cursor,
       'Query.approvals': data.approvals.edges[0].cursor,
+      'Query.tools': data.tools.edges[0].cursor,
+      'Agent.tools': data.agent.tools.edges[0].cursor,
       'Session.messages': data.session.messages.edges[0].cursor,
       'Session.tasks': data.session.tasks.edges[0].cursor,
       'Session.plans': data.session.plans.edges[0].cursor,

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { builtInTools } from '../../src/services/built-in-tool.ts';
 import { createToolArguments } from '../../src/services/tool-arguments.ts';
 
 const checker = createToolArguments();
@@ -91,6 +92,10 @@ describe('a schema of arguments', () => {
     ],
   ])('is refused with its path when it is %s', (_what, schema, path, message) => {
     expect(checker.findSchemaFault(schema, true)).toEqual({ path, message: expect.stringMatching(message) });
+  });
+
+  it.each(Object.entries(builtInTools))('of the built-in tool %s is a good one', (_name, { argumentsSchema }) => {
+    expect(checker.findSchemaFault(argumentsSchema, true)).toBeNull();
   });
 
   it('of somebody else may hold keywords that JSON Schema does not know', () => {
