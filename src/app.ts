@@ -19,9 +19,10 @@ import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
 import { createSchema } from './resolvers/schema.ts';
 import { composeAnswer } from './runner/compose-answer.ts';
 import { createPlanner } from './runner/make-plan.ts';
-import { runAgent } from './runner/run-agent.ts';
+import { createAgentRunner } from './runner/run-agent.ts';
 import { startUpkeep } from './runner/upkeep.ts';
 import { startWorker } from './runner/worker.ts';
+import { createToolArguments } from './services/tool-arguments.ts';
 import { createToolResources } from './services/tool-resources.ts';
 import { signInUser } from './services/user.ts';
 import type { StreamStats } from './streams/counts.ts';
@@ -154,7 +155,12 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
     },
     {
       handlers: {
-        AGENT_RUN: runAgent,
+        AGENT_RUN: createAgentRunner({
+          loadTools: async () => [],
+          toolArguments: createToolArguments(),
+          maxTurns: config.AGENT_MAX_TURNS,
+          resultLength: config.TOOL_RESULT_LENGTH,
+        }),
         PLAN: createPlanner({ timeout: config.PLANNING_TIMEOUT, cacheLife: config.PLAN_CACHE_LIFE }),
         COMPOSE: composeAnswer,
       },

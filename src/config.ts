@@ -115,6 +115,12 @@ const rules = z
     WORKER_POLL_INTERVAL: milliseconds(1_000).describe('How often a worker looks for tasks when no wake-up arrives.'),
     TASK_TIMEOUT: milliseconds(600_000).describe('Longest run of a task.'),
     TASK_LEASE: milliseconds(10_000).describe('How long a silent worker keeps its tasks.'),
+    AGENT_MAX_TURNS: count(12, 100).describe(
+      'Most answers of a model for one task of an agent, calls of tools included.',
+    ),
+    TOOL_RESULT_LENGTH: count(20_000, 1_000_000).describe(
+      'Most characters of one result of a tool that a model is told.',
+    ),
     APPROVAL_TIMEOUT: milliseconds(300_000).describe(
       'Time to decide what was asked, where neither tool nor agent says otherwise.',
     ),

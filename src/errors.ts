@@ -26,6 +26,7 @@ export const errorCodes = {
   MODEL_REFUSED:
     'The model provider rejected the request: a wrong key, an unknown model, or a prompt it does not take.',
   TASK_TIMED_OUT: 'The task took longer than a task may take.',
+  TURN_LIMIT_REACHED: 'The model went on calling tools beyond the turns that an agent has, and gave no answer.',
   TASK_ABANDONED: 'Workers stopped again and again while they ran this task, so it is not tried any more.',
   TOOL_FAILED: 'A tool could not do what it was asked for; the message says why.',
   OUTGOING_REFUSED:

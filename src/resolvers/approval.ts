@@ -2,11 +2,9 @@ import type { addApproval } from '../schema/approval.ts';
 import { type Builder, decodeId } from '../schema/builder.ts';
 import { approvalById, decideApproval, listApprovals } from '../services/approval.ts';
 import { requestAgain } from '../services/approval-again.ts';
-import { createToolArguments } from '../services/tool-arguments.ts';
 import { mutate } from './mutation.ts';
 
 export function addApprovalFields(builder: Builder, types: ReturnType<typeof addApproval>): void {
-  const toolArguments = createToolArguments();
   builder.queryField('approvals', (t) =>
     t.connection(
       {
@@ -71,7 +69,7 @@ export function addApprovalFields(builder: Builder, types: ReturnType<typeof add
       },
       resolve: (_root, { id, ...given }, context, info) =>
         mutate(context, info, { id, ...given }, (operation) =>
-          decideApproval(operation, { id: decodeId(id, 'Approval', 'id'), ...given }, toolArguments),
+          decideApproval(operation, { id: decodeId(id, 'Approval', 'id'), ...given }, context.tools.arguments),
         ),
     }),
   );

@@ -1,11 +1,13 @@
-import type { ChatMessage } from '../adapters/llm.ts';
+import type { ChatMessage, ToolDescription } from '../adapters/llm.ts';
 import { publishDelta } from '../outbox.ts';
 import type { ModelOutput } from '../services/agent-run.ts';
 import { createDeltaWriter } from './delta.ts';
+import { callIdAt } from './plan-calls.ts';
 import type { TaskRun } from './run-task.ts';
 
 /** Characters after which an answer counts as half written: nobody knows how long a model will go on. */
 const halfWay = 1_000;
+const longestName = 200;
 
 /** Who answers, and how it is heard. */
 export interface Voice {
@@ -13,13 +15,17 @@ export interface Voice {
   temperature: number | null;
   /** Whether the answer becomes a message, which readers may see while it is written. */
   isMessage: boolean;
+  /** What it may call; nothing when left out. */
+  tools?: readonly ToolDescription[];
+  /** Answers of the model for this task before this one; none when left out. */
+  turn?: number;
   /** What the answer gets at its end, however the model wrote it. */
   addEnd?: (content: string) => string;
 }
 
 /**
  * Asks the model, and hands its answer on to live readers piece by piece. No transaction is open meanwhile.
- * @param step its place among the steps of the task, and what the model is told
+ * @param step the answer's place among the steps of the task, by which its calls are named, and what the model is told
  */
 export async function askModel(
   run: TaskRun,
@@ -27,7 +33,8 @@ export async function askModel(
   step: { position: number; messages: ChatMessage[] },
 ): Promise<ModelOutput> {
   const { resources, claim, task, signal } = run;
-  const { model, temperature, isMessage, addEnd } = voice;
+  const { position, messages } = step;
+  const { model, temperature, isMessage, tools = [], turn = 0, addEnd } = voice;
   let written = 0;
   const writer = createDeltaWriter((offset, text) => {
     written = offset + text.length;
@@ -37,25 +44,39 @@ export async function askModel(
         messageId: task.answerId,
         taskId: task.id,
         attempt: claim.attempt,
-        step: step.position,
+        step: position,
         offset,
         text,
       });
     }
-    run.progress.report(written / (written + halfWay), `writing the answer: ${written} characters`);
+    const part = written / (written + halfWay);
+    run.progress.report((turn + part) / (turn + 1), `writing the answer: ${written} characters`);
   });
   const started = performance.now();
   try {
-    const answer = await resources.model.chat({ model, temperature, messages: step.messages, signal }, (text) =>
+    const answer = await resources.model.chat({ model, temperature, messages, tools, signal }, (text) =>
       writer.write(text),
     );
-    // Postgres can't store U+0000, and a model may write anything.
-    const content = answer.content.replaceAll('\u0000', '');
+    const content = storable(answer.content);
     const end = addEnd?.(content) ?? '';
     writer.write(end);
-    const durationMilliseconds = Math.round(performance.now() - started);
-    return { ...answer, content: content + end, durationMilliseconds };
+    return {
+      ...answer,
+      content: content + end,
+      toolCalls: answer.toolCalls.map((call, place) => ({
+        // Models name their calls alike again and again, or not at all.
+        id: callIdAt(position + 1 + place),
+        name: storable(call.name).slice(0, longestName),
+        arguments: storable(call.arguments),
+      })),
+      durationMilliseconds: Math.round(performance.now() - started),
+    };
   } finally {
     writer.end();
   }
+}
+
+/** Postgres stores neither U+0000 nor half of a surrogate pair, and a model may write anything. */
+function storable(text: string): string {
+  return text.replaceAll('\u0000', '').toWellFormed();
 }

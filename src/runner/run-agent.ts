@@ -1,38 +1,197 @@
 import { forgetDeltas } from '../outbox.ts';
-import { completeAgentRun, loadAgentRun, saveModelStep } from '../services/agent-run.ts';
+import { type AgentRun, completeAgentRun, loadAgentRun, saveModelStep } from '../services/agent-run.ts';
+import type { NewApproval } from '../services/approval.ts';
+import { suspendAttempt } from '../services/attempt.ts';
+import type { ToolArguments } from '../services/tool-arguments.ts';
+import { type CallEntry, saveCalls } from '../services/tool-call.ts';
 import { askModel } from './ask-model.ts';
-import type { TaskRun } from './run-task.ts';
-import { nextStep } from './step.ts';
+import { callTool } from './call-tool.ts';
+import type { TaskHandler, TaskRun } from './run-task.ts';
+import { type NextStep, nextStep } from './step.ts';
+import { type LoadTools, ToolResultPendingError } from './tool.ts';
 
-/** Lets an agent answer a message, step by step. No transaction is open while the model works. */
-export async function runAgent(run: TaskRun): Promise<void> {
-  const { claim, task, resources } = run;
-  try {
-    await takeSteps(run);
-  } finally {
-    // Stored or given up: nobody goes on with this text.
-    forgetDeltas(resources.channel, claim.userId, task.answerId);
+export interface AgentRunOptions {
+  loadTools: LoadTools;
+  toolArguments: Pick<ToolArguments, 'findFault'>;
+  /** Most answers of a model for one task. */
+  maxTurns: number;
+  /** Most characters of one result of a tool that a model is told. */
+  resultLength: number;
+}
+
+/** Most calls of one answer that are made: each of them may start work. */
+const mostCalls = 16;
+
+type StepTo<Do extends NextStep['do']> = Extract<NextStep, { do: Do }>;
+
+/** One run of an agent: what is known of its task, kept as it is stored. */
+interface Conversation {
+  run: TaskRun;
+  options: AgentRunOptions;
+  known: AgentRun;
+  /** Calls of this attempt whose results come from elsewhere, by their places. */
+  away: Map<number, ToolResultPendingError>;
+}
+
+/**
+ * Lets agents answer messages, step by step: the model is asked, the tools that it wants are called, and it is asked
+ * again with their results. Each answer and result is stored before the next step. No transaction is open while a model
+ * or a tool works.
+ */
+export function createAgentRunner(options: AgentRunOptions): TaskHandler {
+  return async (run) => {
+    const { claim, task, resources } = run;
+    try {
+      await takeSteps(run, options);
+    } finally {
+      // Stored or given up: nobody goes on with this text.
+      forgetDeltas(resources.channel, claim.userId, task.answerId);
+    }
+  };
+}
+
+async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> {
+  const known = await loadAgentRun(run.operation.read, run.task);
+  const tools = await options.loadTools(run);
+  const findFault = options.toolArguments.findFault;
+  const { maxTurns } = options;
+  const away = new Map<number, ToolResultPendingError>();
+  const conversation: Conversation = { run, options, known, away };
+  // Each round stores a step that the next one builds on, and turns are bounded: so it ends.
+  for (;;) {
+    const places = new Set(away.keys());
+    const next = nextStep(known, { tools, findFault, mostCalls, maxTurns, away: places });
+    switch (next.do) {
+      case 'ask-model':
+        await letModelAnswer(conversation, next);
+        break;
+      case 'make-calls':
+        await makeCalls(conversation, next);
+        break;
+      case 'wait':
+        return await suspend(conversation, next);
+      case 'finish':
+        return await finish(conversation, next.content);
+    }
   }
 }
 
-async function takeSteps(run: TaskRun): Promise<void> {
-  const { operation, claim, resources } = run;
-  const context = await loadAgentRun(operation.read, run.task);
-  const { model, temperature } = context.agent;
+async function letModelAnswer({ run, known }: Conversation, step: StepTo<'ask-model'>): Promise<void> {
+  const { position, messages, tools } = step;
+  const { model, temperature } = known.agent;
+  const startedAt = run.resources.clock.now();
   // A task of a plan has no message of its own: its result is a part of the plan's answer.
-  const isMessage = context.assignment === null;
-  // Two rounds at most: the model answers, then the answer is stored.
-  for (let next = nextStep(context); ; next = nextStep(context)) {
-    if (next.do === 'finish') {
-      const { content } = next;
-      await run.progress.end();
-      await operation.write((write) => completeAgentRun(write, claim, content));
-      return;
-    }
-    const { position, messages } = next;
-    const startedAt = resources.clock.now();
-    const output = await askModel(run, { model, temperature, isMessage }, { position, messages });
-    await operation.write((write) => saveModelStep(write, claim, { position, output, startedAt }));
-    context.steps.push({ position, output });
+  const voice = { model, temperature, isMessage: known.assignment === null, tools, turn: known.steps.length };
+  const output = await askModel(run, voice, { position, messages });
+  await run.operation.write((write) => saveModelStep(write, run.claim, { position, output, startedAt }));
+  known.steps.push({ position, output });
+}
+
+/** Stores what is known and marks what begins in one commit, then makes all calls at once, each with a result of its own. */
+async function makeCalls(conversation: Conversation, { refused, runs }: StepTo<'make-calls'>): Promise<void> {
+  const { run, options, known, away } = conversation;
+  const startedAt = run.resources.clock.now();
+  const blank = { arguments: null, approvalId: null, isAway: false, result: null };
+  const entries: CallEntry[] = [
+    ...refused.map(({ position, callId, toolName, result }) => ({
+      position,
+      startedAt,
+      output: { ...blank, callId, toolName, result },
+    })),
+    ...runs.map(({ position, callId, toolName, arguments: given, approvalId, isAway }) => ({
+      position,
+      startedAt,
+      output: { ...blank, callId, toolName, arguments: given, approvalId, isAway },
+    })),
+  ];
+  const turns = known.steps.length;
+  const note = `calling ${[...new Set(runs.map(({ toolName }) => toolName))].join(', ')}`;
+  const told = runs.length === 0 ? null : { progress: turns / (turns + 1), note };
+  await save(conversation, entries, told);
+
+  const stop = new AbortController();
+  const signal = AbortSignal.any([run.signal, stop.signal]);
+  const made = await Promise.allSettled(
+    runs.map(async ({ position, tool, arguments: given }) => {
+      const entry = entries.find((one) => one.position === position);
+      try {
+        const { resultLength } = options;
+        const idempotencyKey = `${run.task.id}:${position}`;
+        const end = await callTool(run, tool, given, { idempotencyKey, resultLength, signal });
+        if (entry === undefined) {
+          return;
+        }
+        if (end instanceof ToolResultPendingError) {
+          away.set(position, end);
+          await save(conversation, [{ ...entry, output: { ...entry.output, isAway: true } }]);
+        } else {
+          await save(conversation, [{ ...entry, output: { ...entry.output, isAway: false, result: end } }]);
+        }
+      } catch (error) {
+        // What ends one of them ends the run: the others shall not go on for nobody.
+        stop.abort(error);
+        throw error;
+      }
+    }),
+  );
+  const failed = made.find((one) => one.status === 'rejected');
+  if (failed !== undefined) {
+    throw stop.signal.reason;
   }
+}
+
+async function save(
+  { run, known }: Conversation,
+  entries: readonly CallEntry[],
+  told: { progress: number; note: string } | null = null,
+): Promise<void> {
+  await run.operation.write((write) => saveCalls(write, run.claim, entries, told));
+  const places = new Set(entries.map(({ position }) => position));
+  known.calls = [...known.calls.filter(({ position }) => !places.has(position)), ...entries].toSorted(
+    (one, other) => one.position - other.position,
+  );
+}
+
+async function suspend({ run, known, away }: Conversation, { asked, pending }: StepTo<'wait'>): Promise<void> {
+  const { agent, task } = known;
+  const approvals = asked.map(
+    ({ tool, callId, arguments: given, interrupted }): NewApproval => ({
+      kind: 'TOOL',
+      sessionId: task.sessionId ?? '',
+      taskId: task.id,
+      toolId: tool.toolId,
+      toolName: tool.name,
+      callId,
+      arguments: given,
+      argumentsSchema: tool.argumentsSchema,
+      dangerous: tool.dangerous,
+      interrupted,
+      expiresIn: tool.approvalTimeout ?? approvalTimeoutOf(agent) ?? run.resources.approvalTimeout,
+    }),
+  );
+  await run.progress.end();
+  await run.operation.write((write) =>
+    suspendAttempt(write, run.claim, {
+      asked: approvals,
+      pending,
+      isReady: async (operation) => {
+        for (const result of away.values()) {
+          if (await result.isReady(operation)) {
+            return true;
+          }
+        }
+        return false;
+      },
+    }),
+  );
+}
+
+function approvalTimeoutOf({ approvalTimeoutSeconds: seconds }: AgentRun['agent']): number | null {
+  return seconds === null ? null : seconds * 1_000;
+}
+
+async function finish({ run, known }: Conversation, content: string): Promise<void> {
+  const hasOpenApprovals = known.approvals.some(({ state }) => state === 'PENDING');
+  await run.progress.end();
+  await run.operation.write((write) => completeAgentRun(write, run.claim, content, hasOpenApprovals));
 }

@@ -1,5 +1,6 @@
 import type { ToolDescription } from '../adapters/llm.ts';
 import type { ApprovalPolicy } from '../generated/prisma/enums.ts';
+import type { WriteOperation } from '../operation.ts';
 import type { TaskRun } from './run-task.ts';
 
 /** What a tool may use while it works. */
@@ -20,6 +21,8 @@ export interface ExecutableTool extends ToolDescription {
   dangerous: boolean;
   /** Null leaves it to the agent. */
   approvalPolicy: ApprovalPolicy | null;
+  /** How long the user has to approve a call, in milliseconds; null leaves it to the agent. */
+  approvalTimeout?: number | null;
   /** Longest call, in milliseconds. */
   timeout: number;
   /**
@@ -39,8 +42,15 @@ export type LoadTools = (run: TaskRun) => Promise<ExecutableTool[]>;
  * the same key and gives the result, or is pending again: a task may be queued again for another reason.
  */
 export class ToolResultPendingError extends Error {
-  constructor() {
+  readonly isReady: (operation: WriteOperation) => Promise<boolean>;
+
+  /**
+   * @param isReady looks whether the result is there, in the commit that lets the task wait and with its lane locked: one
+   * that came since the call has found a running task and queued nothing, so the task is queued at once
+   */
+  constructor(isReady: (operation: WriteOperation) => Promise<boolean> = async () => false) {
     super('the result of the tool comes later');
     this.name = 'ToolResultPendingError';
+    this.isReady = isReady;
   }
 }

@@ -1,11 +1,21 @@
+import type { ToolCall } from '../adapters/llm.ts';
 import { statement } from '../adapters/postgres.ts';
-import type { AgentModel, MessageModel, TaskModel } from '../generated/prisma/models.ts';
+import type {
+  AgentModel,
+  ApprovalGrantModel,
+  ApprovalModel,
+  MessageModel,
+  TaskModel,
+} from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type Claim, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { agentById } from './agent.ts';
+import { approvalsOfTask, cancelApprovals } from './approval.ts';
+import { grantsOfSession } from './approval-grant.ts';
 import { type Assignment, loadAssignment } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
+import { type CallStep, loadCalls } from './tool-call.ts';
 
 /** Everything that a run of an agent needs to know, read in one transaction. */
 export interface AgentRun {
@@ -16,6 +26,12 @@ export interface AgentRun {
   steps: ModelStep[];
   /** What a plan wants of the agent; null when it answers the message itself. */
   assignment: Assignment | null;
+  /** Calls of tools that were made or begun, in order. */
+  calls: CallStep[];
+  /** What its user was asked, in the order of asking. */
+  approvals: ApprovalModel[];
+  /** What its user approved for the rest of the session. */
+  grants: ApprovalGrantModel[];
 }
 
 /** A model's answer as it was saved, so that a crashed task does not ask again. */
@@ -26,6 +42,8 @@ export interface ModelStep {
 
 export interface ModelOutput {
   content: string;
+  /** Tools that the model wants called. */
+  toolCalls?: readonly ToolCall[];
   model: string;
   promptTokens: number;
   completionTokens: number;
@@ -36,13 +54,14 @@ const historyMessages = 60;
 
 const history = statement<AgentRun['history'][number] & Record<string, unknown>>(`
   SELECT recent.role, recent.agent_id AS "agentId", recent.content, agents.name AS "agentName" FROM (
-    SELECT * FROM messages WHERE user_id = $1 AND session_id = $2 AND position <= $3
+    SELECT * FROM messages WHERE user_id = $1 AND session_id = $2
+      AND position <= coalesce($3, (SELECT position FROM messages WHERE user_id = $1 AND id = $4))
     ORDER BY position DESC LIMIT ${historyMessages}
   ) AS recent
   LEFT JOIN agents ON agents.user_id = recent.user_id AND agents.id = recent.agent_id
   ORDER BY recent.position`);
 const steps = statement<ModelStep & Record<string, unknown>>(
-  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 ORDER BY position`,
+  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'MODEL' ORDER BY position`,
 );
 const insertStep = statement(`
   INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
@@ -57,15 +76,18 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
   if (agent === null || task.sessionId === null) {
     throw new StaleAttemptError();
   }
-  const [messages, stored, assignment] = await Promise.all([
-    operation.query(history, [operation.userId, task.sessionId, task.sessionOrder]),
+  const [messages, stored, assignment, calls, approvals, grants] = await Promise.all([
+    operation.query(history, [operation.userId, task.sessionId, task.sessionOrder, task.messageId]),
     loadSteps(operation, task.id),
     loadAssignment(operation, task),
+    loadCalls(operation, task.id),
+    approvalsOfTask(operation, task.id),
+    grantsOfSession(operation, task.sessionId),
   ]);
-  return { task, agent, history: messages, steps: stored, assignment };
+  return { task, agent, history: messages, steps: stored, assignment, calls, approvals, grants };
 }
 
-/** What a task has done so far, in order. */
+/** The model's answers for a task so far, in order. */
 export function loadSteps(operation: ReadOperation, taskId: string): Promise<ModelStep[]> {
   return operation.query(steps, [operation.userId, taskId]);
 }
@@ -110,14 +132,23 @@ export async function recordModelUse(
 
 /**
  * Ends an agent's task with its answer: state, message, agent status and events in one commit.
+ * @param hasOpenApprovals whether questions to the user are still open, which nobody waits for any more
  * @throws StaleAttemptError
  */
-export async function completeAgentRun(operation: WriteOperation, claim: Claim, content: string): Promise<void> {
+export async function completeAgentRun(
+  operation: WriteOperation,
+  claim: Claim,
+  content: string,
+  hasOpenApprovals = false,
+): Promise<void> {
   await completeAttempt(operation, claim, async ({ sessionId, planId, answerId, agentId }) => {
     // What a task of a plan came to is its last step: the plan's one answer is composed of it.
     if (sessionId !== null && planId === null) {
       const from = { role: 'AGENT', agentId, planId } as const;
       await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
+    }
+    if (hasOpenApprovals) {
+      await cancelApprovals(operation, [claim.taskId]);
     }
   });
 }

@@ -270,7 +270,13 @@ export async function expireApproval(operation: WriteOperation, approvalId: stri
   }
 }
 
-/** Takes back what the user was asked for tasks that the caller has just cancelled, in the same commit. */
+/** How many of a task's questions are open; exact while the caller's transaction holds the task's lane. */
+export async function countPendingApprovals(operation: WriteOperation, taskId: string): Promise<number> {
+  const [row] = await operation.query(countPending, [operation.userId, taskId]);
+  return row?.pending ?? 0;
+}
+
+/** Takes back what the user was asked for tasks that the caller has just ended, in the same commit. */
 export async function cancelApprovals(operation: WriteOperation, taskIds: readonly string[]): Promise<void> {
   for (const { id, sessionId } of await operation.query(cancel, [operation.userId, taskIds])) {
     operation.emit({ type: 'approval_resolved', sessionId, approvalId: id, state: 'CANCELLED' });
@@ -283,8 +289,7 @@ async function settle(
   state: 'APPROVED' | 'REJECTED' | 'EXPIRED',
 ): Promise<void> {
   if (taskId !== null) {
-    const [left] = await operation.query(countPending, [operation.userId, taskId]);
-    if (left?.pending === 0) {
+    if ((await countPendingApprovals(operation, taskId)) === 0) {
       await resumeTask(operation, taskId);
     }
   }

@@ -3,9 +3,16 @@ import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { WriteOperation } from '../operation.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
-import { type Claim, type EndedAttempt, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
+import {
+  type Claim,
+  type EndedAttempt,
+  endAttempt,
+  holdAttempt,
+  resumeTask,
+  StaleAttemptError,
+} from '../queue/task.ts';
 import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
-import { type NewApproval, requestApproval } from './approval.ts';
+import { cancelApprovals, countPendingApprovals, type NewApproval, requestApproval } from './approval.ts';
 import { settlePlans } from './plan-state.ts';
 import { tables } from './table.ts';
 import { taskById } from './task.ts';
@@ -122,6 +129,10 @@ async function fail(operation: WriteOperation, claim: Claim, failure: Failure, s
   if (settlesAgent) {
     await settle(operation, ended, { failure: message });
   }
+  if (delay === null) {
+    // A task that waited for several things may end while its user is still asked.
+    await cancelApprovals(operation, [claim.taskId]);
+  }
   operation.emit({
     type: 'task_failed',
     sessionId: ended.sessionId,
@@ -140,6 +151,16 @@ async function fail(operation: WriteOperation, claim: Claim, failure: Failure, s
   }
 }
 
+/** What a task waits for. */
+export interface Wait {
+  /** What its user is asked now. */
+  asked: readonly NewApproval[];
+  /** How many questions of before the run has found open. */
+  pending: number;
+  /** Whether what is to come from elsewhere is there by now. */
+  isReady: (operation: WriteOperation) => Promise<boolean>;
+}
+
 /**
  * Ends an attempt that can't go on before its user has decided. The task holds no slot while it waits; the last of the
  * decisions queues it again. Waiting, agent, questions and events are one commit, so that no decision comes too early.
@@ -151,12 +172,26 @@ export async function waitForApprovals(
   claim: Claim,
   asked: readonly [NewApproval, ...NewApproval[]],
 ): Promise<string[]> {
+  return suspendAttempt(operation, claim, { asked, pending: 0, isReady: async () => false });
+}
+
+/**
+ * Ends an attempt that waits for decisions of its user, or for what comes from elsewhere. What was decided or came while
+ * the task was still running has queued nothing: where nothing is left to wait for, this commit queues it at once.
+ * @returns the ids of the approvals
+ * @throws StaleAttemptError
+ */
+export async function suspendAttempt(operation: WriteOperation, claim: Claim, wait: Wait): Promise<string[]> {
   const ended = await endAttempt(operation, claim, { state: 'WAITING' });
   const approvalIds: string[] = [];
-  for (const approval of asked) {
+  for (const approval of wait.asked) {
     approvalIds.push(await requestApproval(operation, approval));
   }
   await settle(operation, ended, 'waiting');
+  const wereDecided = wait.pending > 0 && (await countPendingApprovals(operation, claim.taskId)) === 0;
+  if (wereDecided || (await wait.isReady(operation))) {
+    await resumeTask(operation, claim.taskId);
+  }
   return approvalIds;
 }
 

@@ -1,14 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createDeltaWriter } from '../../src/runner/delta.ts';
 import { composePrompt } from '../../src/runner/prompt.ts';
-import { nextStep } from '../../src/runner/step.ts';
 import type { AgentRun } from '../../src/services/agent-run.ts';
 
-type Run = Pick<AgentRun, 'agent' | 'history' | 'steps' | 'assignment'>;
-
 /** Only what the pure functions read. */
-function run(history: AgentRun['history'], steps: AgentRun['steps'] = []): Run {
-  return { agent: { id: 'me', instructions: 'You are Me.' } as AgentRun['agent'], history, steps, assignment: null };
+function run(history: AgentRun['history']): Pick<AgentRun, 'agent' | 'history' | 'assignment'> {
+  return { agent: { id: 'me', instructions: 'You are Me.' } as AgentRun['agent'], history, assignment: null };
 }
 const user = (content: string) => ({ role: 'USER', agentId: null, agentName: null, content }) as const;
 const agent = (id: string | null, name: string | null, content: string) =>
@@ -53,17 +50,6 @@ describe('the prompt', () => {
 
   it('keeps the message to answer, however long it is', () => {
     expect(composePrompt(run([user('old'), user('x'.repeat(90_000))]))).toHaveLength(2);
-  });
-});
-
-describe('the next step', () => {
-  it('is to ask the model as long as nothing is stored', () => {
-    expect(nextStep(run([user('Hi')]))).toMatchObject({ do: 'ask-model', position: 1 });
-  });
-
-  it('is to finish with the stored answer', () => {
-    const output = { content: 'Hello', model: 'm', promptTokens: 1, completionTokens: 1, durationMilliseconds: 1 };
-    expect(nextStep(run([user('Hi')], [{ position: 1, output }]))).toEqual({ do: 'finish', content: 'Hello' });
   });
 });
 

@@ -1,0 +1,86 @@
+import { statement } from '../adapters/postgres.ts';
+import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type Claim, holdAttempt } from '../queue/task.ts';
+import type { Arguments } from './arguments.ts';
+
+/** How a call of a tool came out: it ran well, it ran and failed, its user declined it, or it can't be made. */
+export type CallOutcome = 'DONE' | 'FAILED' | 'DECLINED' | 'REFUSED';
+
+export interface CallResult {
+  outcome: CallOutcome;
+  /** What the model is told. */
+  content: string;
+}
+
+/** What stands in the journal of a task about one call of a tool. */
+export interface CallOutput {
+  callId: string;
+  toolName: string;
+  /** What it was called with, as it was approved; null for a call that was never made. */
+  arguments: Arguments | null;
+  /** The approval that it was made by. */
+  approvalId: string | null;
+  /** It runs elsewhere, and making it again asks for its result. */
+  isAway: boolean;
+  /** Null from the mark that is set before the call until its result is stored. */
+  result: CallResult | null;
+}
+
+export interface CallStep {
+  position: number;
+  output: CallOutput;
+}
+
+/** Something to write into the journal. */
+export interface CallEntry extends CallStep {
+  startedAt: Date;
+}
+
+const ofTask = statement<CallStep & Record<string, unknown>>(
+  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'TOOL' ORDER BY position`,
+);
+const save = statement(`
+  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at, finished_at)
+  SELECT $1, $2, entry.position, 'TOOL', $3, entry.output, entry.started_at,
+    CASE WHEN entry.ended THEN clock_timestamp() END
+  FROM unnest($4::integer[], $5::jsonb[], $6::timestamptz[], $7::boolean[]) AS entry (position, output, started_at, ended)
+  ON CONFLICT (user_id, task_id, position) DO UPDATE
+    SET attempt = excluded.attempt, output = excluded.output, finished_at = excluded.finished_at`);
+const tellProgress = statement<{ progress: number; sessionId: string | null }>(`
+  UPDATE tasks SET progress = greatest(progress, $3), progress_note = $4 WHERE user_id = $1 AND id = $2
+  RETURNING progress, session_id AS "sessionId"`);
+
+/** The calls of tools that a task has made or begun, in order. */
+export function loadCalls(operation: ReadOperation, taskId: string): Promise<CallStep[]> {
+  return operation.query(ofTask, [operation.userId, taskId]);
+}
+
+/**
+ * Writes calls into the journal: marks of those that are about to be made, and results. A mark without a result tells
+ * whoever continues the task that the call may have had its effect.
+ * @param told what watchers are told, if anything
+ * @throws StaleAttemptError
+ */
+export async function saveCalls(
+  operation: WriteOperation,
+  claim: Claim,
+  entries: readonly CallEntry[],
+  told: { progress: number; note: string } | null = null,
+): Promise<void> {
+  await holdAttempt(operation, claim);
+  await operation.query(save, [
+    operation.userId,
+    claim.taskId,
+    claim.attempt,
+    entries.map((entry) => entry.position),
+    entries.map((entry) => JSON.stringify(entry.output)),
+    entries.map((entry) => entry.startedAt),
+    entries.map((entry) => entry.output.result !== null),
+  ]);
+  if (told !== null) {
+    const values = [operation.userId, claim.taskId, told.progress, told.note];
+    for (const { progress, sessionId } of await operation.query(tellProgress, values)) {
+      operation.emit({ type: 'task_progress', sessionId, taskId: claim.taskId, progress, note: told.note });
+    }
+  }
+}
