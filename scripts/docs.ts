@@ -4,10 +4,13 @@ import { describeConfig } from '../src/config.ts';
 import { errorCodes } from '../src/errors.ts';
 import { createSchema } from '../src/resolvers/schema.ts';
 import { eventPage } from './event-page.ts';
+import { licencePage, readLockfile } from './supply-chain.ts';
 
 // `npm run docs` writes the pages that follow from the code; `-- --check` is part of `npm run check`.
 
+const locked = await readLockfile();
 const pages: Record<string, () => string> = {
+  'docs/licences.md': () => licencePage(locked),
   'docs/errors.md': () => `# Error codes
 
 Every expected failure carries \`extensions.code\` from this list. \`extensions.field\` names the argument at fault,

@@ -1,0 +1,39 @@
+import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
+import { type Config, readConfig } from '../../src/config.ts';
+
+/** What the processes of the service are given. */
+export interface ServiceSettings {
+  readonly appUrl: string;
+  readonly workerUrl: string;
+  readonly redisUrl: string | null;
+  readonly modelUrl: string;
+  readonly modelKey: string;
+  /** The public key of the tokens, as JWK in JSON. */
+  readonly publicKey: string;
+}
+
+/** The service's own defaults, but for where things are. */
+export function serviceConfig(settings: ServiceSettings): Config {
+  return readConfig({
+    DATABASE_URL: settings.appUrl,
+    WORKER_DATABASE_URL: settings.workerUrl,
+    REDIS_URL: settings.redisUrl ?? undefined,
+    TOKEN_ISSUER: developmentIssuer,
+    TOKEN_AUDIENCE: developmentAudience,
+    TOKEN_PUBLIC_KEY: settings.publicKey,
+    MODEL_BASE_URL: settings.modelUrl,
+    MODEL_API_KEY: settings.modelKey,
+    MODEL_NAME: 'offline-1',
+    PORT: '0',
+    LOG_LEVEL: 'warn',
+    SHUTDOWN_TIMEOUT: '5000',
+  });
+}
+
+/** What a process of the service holds in memory, in bytes. */
+export interface Memory {
+  /** Of the whole process, as the system sees it. */
+  readonly resident: number;
+  /** Of what is still in use, after a collection of garbage. */
+  readonly live: number;
+}
