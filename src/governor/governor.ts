@@ -34,6 +34,8 @@ export interface GovernorOptions {
   maxWaitingPerUser: number;
   log: Log;
   metrics: Pick<Metrics, 'modelWaits' | 'modelWaiting'>;
+  /** How long a provider that fails is left alone, in milliseconds. */
+  leaveAloneFor?: number;
   random?: () => number;
 }
 
@@ -152,7 +154,7 @@ function guard(
   options: GovernorOptions,
   lines: Set<Line>,
 ): <Answer>(call: Call<Answer>) => Promise<Answer> {
-  const { log, random = Math.random } = options;
+  const { log, random = Math.random, leaveAloneFor = openFor } = options;
   const budgets = new Map<string, Budget>();
   const budgetOf = (model: string): Budget => {
     const { name, limits } = options.limitsOf(model);
@@ -169,17 +171,23 @@ function guard(
   };
   const breaker = circuitBreaker(
     handleWhen((error) => error instanceof DomainError && error.code === 'MODEL_UNAVAILABLE'),
-    { halfOpenAfter: openFor, breaker: new ConsecutiveBreaker(faultsInARow) },
+    { halfOpenAfter: leaveAloneFor, breaker: new ConsecutiveBreaker(faultsInARow) },
   );
-  breaker.onBreak(() => log.warn({ provider: provider.name }, 'the model provider fails and is left alone'));
+  // The breaker itself stays open until a call comes through it: without the time, nobody would ever try again.
+  let leftAloneUntil = 0;
+  breaker.onBreak(() => {
+    leftAloneUntil = Date.now() + leaveAloneFor;
+    log.warn({ provider: provider.name }, 'the model provider fails and is left alone');
+  });
   breaker.onReset(() => log.info({ provider: provider.name }, 'the model provider answers again'));
 
   return async (call) => {
     const { engine, limits, line, estimator } = budgetOf(call.model);
     const end = performance.now() + options.waitTimeout;
     for (let attempt = 1; ; attempt += 1) {
-      if (breaker.state === CircuitState.Open) {
-        throw unavailable();
+      const left = leftAloneUntil - Date.now();
+      if (breaker.state === CircuitState.Open && left > 0) {
+        throw unavailable(left);
       }
       const candidate = {
         userId: call.caller.userId,
@@ -198,7 +206,7 @@ function guard(
       } catch (error) {
         if (isBrokenCircuitError(error)) {
           engine.settle({ slot: grant.slot, userId: grant.userId, requests: -1, tokens: -grant.tokens });
-          throw unavailable(error);
+          throw unavailable(leaveAloneFor, error);
         }
         if (error instanceof DomainError && (error.code === 'MODEL_REFUSED' || error.code === 'MODEL_RATE_LIMITED')) {
           // Refused calls count as requests with most providers, but use no tokens.
@@ -226,9 +234,10 @@ function settle(engine: BudgetEngine, grant: Grant, used: number): void {
   }
 }
 
-function unavailable(cause?: unknown): DomainError {
+/** @param left how long the provider will be left alone still, in milliseconds */
+function unavailable(left: number, cause?: unknown): DomainError {
   return new DomainError('MODEL_UNAVAILABLE', 'The model provider fails and is left alone for a while.', {
-    retryAfter: Math.ceil(openFor / 1_000),
+    retryAfter: Math.ceil(left / 1_000),
     cause,
   });
 }

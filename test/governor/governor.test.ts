@@ -63,6 +63,7 @@ function governor(
     maxWaitingPerUser: 50,
     metrics: createMetrics(),
     log,
+    ...(rest.leaveAloneFor === undefined ? {} : { leaveAloneFor: rest.leaveAloneFor }),
     ...(rest.waitTimeout === undefined ? {} : { waitTimeout: rest.waitTimeout }),
     ...(rest.maxWaitingPerUser === undefined ? {} : { maxWaitingPerUser: rest.maxWaitingPerUser }),
   });
@@ -156,6 +157,20 @@ describe('a governed model', () => {
     const before = model.recentRequests().length;
     await expect(say(models, 'bob')).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE', retryAfter: 10 });
     expect(model.recentRequests()).toHaveLength(before);
+  });
+
+  it('tries a provider that it left alone again, and goes on with it once it answers', async () => {
+    const models = governor({ leaveAloneFor: 300 });
+    model.setBehaviour({ failNext: { status: 500, count: 5 } });
+    for (let fault = 0; fault < 5; fault += 1) {
+      await expect(say(models, 'alice')).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' });
+    }
+    const asked = model.recentRequests().length;
+    await expect(say(models, 'alice')).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE', retryAfter: 1 });
+    expect(model.recentRequests()).toHaveLength(asked);
+    const answer = await waitFor('the provider to be tried again', () => say(models, 'alice').catch(() => null));
+    expect(answer.content).not.toBe('');
+    expect((await say(models, 'alice')).content).not.toBe('');
   });
 
   it('lets the fall-back model answer when the first fails', async () => {
