@@ -1,8 +1,8 @@
 import type { ChatMessage, ToolDescription } from '../adapters/llm.ts';
 import { publishDelta } from '../outbox.ts';
 import type { ModelOutput } from '../services/agent-run.ts';
+import { callIdAt } from '../services/tool-call.ts';
 import { createDeltaWriter } from './delta.ts';
-import { callIdAt } from './plan-calls.ts';
 import type { TaskRun } from './run-task.ts';
 
 /** Characters after which an answer counts as half written: nobody knows how long a model will go on. */

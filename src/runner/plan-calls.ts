@@ -3,7 +3,7 @@ import type { ApprovalGrantModel, ApprovalModel } from '../generated/prisma/mode
 import type { AgentRun } from '../services/agent-run.ts';
 import { needsApproval } from '../services/approval-policy.ts';
 import { type Arguments, findStorageFault, hashArguments } from '../services/arguments.ts';
-import type { CallResult, CallStep } from '../services/tool-call.ts';
+import { type CallResult, type CallStep, callIdAt } from '../services/tool-call.ts';
 import type { ExecutableTool } from './tool.ts';
 
 /** What becomes of one call that a model asked for. */
@@ -27,11 +27,6 @@ export interface CallRules {
 }
 
 type Known = Pick<AgentRun, 'agent' | 'calls' | 'approvals' | 'grants'>;
-
-/** The name of a call within its task: models repeat their own. */
-export function callIdAt(position: number): string {
-  return `call_${position}`;
-}
 
 /** Plans the calls of a model's answer that stands at `position`; each call has the place behind the one before. */
 export function planCalls(

@@ -233,11 +233,14 @@ export async function decideApproval(
 /**
  * Holds an approval and the lane of its task until the commit. `isLate` tells that its time is over by the clock of the
  * database, whether or not it stands as expired yet.
+ * @param lockSession keeps the session at least from being deleted, before the approval is held
  * @throws DomainError NOT_FOUND
  */
 export async function holdApproval(
   operation: WriteOperation,
   approvalId: string,
+  lockSession: (sessionId: string) => Promise<unknown> = (sessionId) =>
+    operation.query(keepSession, [operation.userId, sessionId]),
 ): Promise<ApprovalModel & { isLate: boolean }> {
   const place = [operation.userId, approvalId];
   const [found] = await operation.query(placeOf, place);
@@ -248,7 +251,7 @@ export async function holdApproval(
     // Lanes come before everything else in the order of locks.
     await lockTaskLanes(operation, [found.taskId]);
   }
-  await operation.query(keepSession, [operation.userId, found.sessionId]);
+  await lockSession(found.sessionId);
   const [approval] = await operation.query(hold, place);
   if (approval === undefined) {
     throw notFound('approval', 'id');

@@ -36,6 +36,16 @@ export interface CallEntry extends CallStep {
   startedAt: Date;
 }
 
+/** The name of a call within its task: models repeat their own. */
+export function callIdAt(position: number): string {
+  return `call_${position}`;
+}
+
+/** The place among the steps of a task that such a name stands for; 0 for another. */
+export function positionOfCall(callId: string): number {
+  return Number(/^call_(\d{1,6})$/.exec(callId)?.[1] ?? 0);
+}
+
 const ofTask = statement<CallStep & Record<string, unknown>>(
   `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'TOOL' ORDER BY position`,
 );

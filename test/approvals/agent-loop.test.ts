@@ -297,6 +297,101 @@ describe('a dangerous call', () => {
   });
 });
 
+describe('what expired and is asked for again after its task has gone on', () => {
+  const again = `mutation ($id: ID!) { requestAgain(id: $id) {
+    approval { id state arguments interrupted previousId task { id state } } } }`;
+
+  /** A task whose user did not decide in time, and that has told so. */
+  async function missed(content: string) {
+    const ada = await loop.addUser();
+    await loop.addTool(ada, 'look_up');
+    await loop.addTool(ada, 'send_mail', { dangerous: true });
+    const task = await loop.send(ada, content);
+    await loop.work();
+    await loop.look(
+      `UPDATE approvals SET created_at = created_at - interval '1 hour', expires_at = expires_at - interval '1 hour'
+      WHERE user_id = $1`,
+      [ada.userId],
+    );
+    await loop.upkeep();
+    await loop.work();
+    const before = await read(ada, task);
+    expect(before).toMatchObject({ state: 'COMPLETED', approvals: before.approvals.map(() => ({ state: 'EXPIRED' })) });
+    return { ada, task, before, id: before.approvals[0].id as string };
+  }
+
+  it('is a new run that waits for the answer and takes up at the call: nothing else is done again', async () => {
+    const { ada, task, before, id } = await missed(request);
+    const { data, errors } = await ada.user.ask(again, { id });
+    expect(errors).toEqual([]);
+    const { approval } = data.requestAgain;
+    expect(approval).toMatchObject({
+      state: 'PENDING',
+      previousId: id,
+      interrupted: false,
+      task: { state: 'WAITING' },
+    });
+    expect(approval.arguments).toEqual(before.approvals[0].arguments);
+    expect(approval.task.id).not.toBe(task);
+    expect(loop.effects.map(({ tool }) => tool)).toEqual(['look_up']);
+    await decide(ada, approval.id, { edited: { to: 'Grace' } });
+    await loop.work();
+    expect(loop.effects.map(({ tool }) => tool)).toEqual(['look_up', 'send_mail']);
+    expect(await read(ada, approval.task.id)).toMatchObject({
+      state: 'COMPLETED',
+      answer: expect.stringContaining('send_mail done for Grace'),
+    });
+    expect(await read(ada, task)).toEqual(before);
+  });
+
+  it('is asked once, however often it is asked for', async () => {
+    const { ada, id } = await missed('Please send a mail to Ada.');
+    const answers = await Promise.all(Array.from({ length: 5 }, () => ada.user.ask(again, { id })));
+    expect(answers.flatMap(({ errors }) => errors)).toEqual([]);
+    expect(new Set(answers.map(({ data }) => data.requestAgain.approval.id)).size).toBe(1);
+    expect(await loop.look(`SELECT 1 FROM tasks WHERE user_id = $1`, [ada.userId])).toHaveLength(2);
+  });
+
+  it('is each a run of its own for several calls of one answer, and none of them makes the other call', async () => {
+    loop.service.model.setScript([
+      { match: 'two', reply: ['one', 'two'].map((to) => ({ name: 'send_mail', arguments: { to } })) },
+      { match: 'two', reply: 'Done.', times: 3 },
+    ]);
+    const { ada, before } = await missed('two mails');
+    for (const { id } of before.approvals) {
+      const { data } = await ada.user.ask(again, { id });
+      await decide(ada, data.requestAgain.approval.id);
+    }
+    await loop.work();
+    expect(called().toSorted()).toEqual(['send_mail one', 'send_mail two']);
+  });
+
+  it('may be declined, and expire again', async () => {
+    const { ada, id } = await missed('Please send a mail to Ada.');
+    const first = (await ada.user.ask(again, { id })).data.requestAgain.approval;
+    await loop.look(
+      `UPDATE approvals SET created_at = created_at - interval '1 hour', expires_at = expires_at - interval '1 hour'
+      WHERE user_id = $1 AND state = 'PENDING'`,
+      [ada.userId],
+    );
+    // Before the upkeep has seen it, and by the id of the first.
+    const second = (await ada.user.ask(again, { id })).data.requestAgain.approval;
+    expect(second).toMatchObject({ state: 'PENDING', previousId: first.id });
+    await loop.work();
+    await decide(ada, second.id, { decision: 'REJECTED' });
+    await loop.work();
+    expect(await read(ada, second.task.id)).toMatchObject({ state: 'COMPLETED' });
+    expect(loop.effects).toEqual([]);
+  });
+
+  it('is refused when the agent was deleted', async () => {
+    const { ada, id } = await missed('Please send a mail to Ada.');
+    await ada.user.ask('mutation ($id: ID!) { deleteAgent(id: $id) { deletedAgentId } }', { id: ada.agentId });
+    const { errors } = await ada.user.ask(again, { id });
+    expect(errors.map(({ extensions }) => extensions)).toEqual([{ code: 'TASK_ENDED', field: 'id' }]);
+  });
+});
+
 describe('a cancel', () => {
   it('reaches a tool at work through its signal, and nothing of it is stored', async () => {
     const ada = await loop.addUser();
