@@ -7,6 +7,7 @@ import {
   DecideDocument,
   type DecideMutationVariables,
   OpenSessionDocument,
+  RetryPlanDocument,
   SendMessageDocument,
   TeamDocument,
 } from '../react/generated/graphql.ts';
@@ -36,6 +37,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
         kind: 'loaded',
         lines: loaded.messages.edges.map(({ node }) => node),
         tasks: loaded.tasks.edges.map(({ node }) => node).toReversed(),
+        plans: loaded.plans.edges.map(({ node }) => node).toReversed(),
       });
     }
   }, [loaded, tell]);
@@ -54,6 +56,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
 
   const [openSession] = useMutation(OpenSessionDocument, { refetchQueries: [TeamDocument] });
   const [sendMessage] = useMutation(SendMessageDocument);
+  const [retryPlan] = useMutation(RetryPlanDocument);
   const [cancelTask] = useMutation(CancelTaskDocument);
   const [decideApproval] = useMutation(DecideDocument);
 
@@ -77,7 +80,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       return false;
     }
   };
-  const send = (content: string, targetAgentId: string): Promise<boolean> =>
+  const send = (content: string, targetAgentId: string | null): Promise<boolean> =>
     attempt(async () => {
       const id = await ensureSession(content);
       if (id === null) {
@@ -104,6 +107,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       onShow={setSessionId}
       onSend={send}
       onDecide={(decision) => void decide(decision)}
+      onRetry={(id) => void attempt(async () => void (await retryPlan({ variables: { id } })))}
       onCancel={(id) => void attempt(async () => void (await cancelTask({ variables: { id } })))}
       onSignOut={onSignOut}
     />

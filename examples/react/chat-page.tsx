@@ -1,7 +1,8 @@
 import { Composer } from './composer.tsx';
-import { type Conversations, messagesOf, openQuestions, tasksOf } from './conversation.ts';
+import { type Conversations, messagesOf, openQuestions, plansOf, tasksOf } from './conversation.ts';
 import type { Connection } from './follow.ts';
 import type { DecideMutationVariables, TeamQuery } from './generated/graphql.ts';
+import { Plans } from './plans.tsx';
 import { Questions } from './questions.tsx';
 import { Sessions, Team } from './team.tsx';
 import { Transcript } from './transcript.tsx';
@@ -16,8 +17,10 @@ export interface ChatPageProps {
   /** What went wrong last; null when nothing did. */
   problem: string | null;
   onShow: (sessionId: string | null) => void;
-  onSend: (content: string, agentId: string) => Promise<boolean>;
+  /** Null sends to the whole team. */
+  onSend: (content: string, agentId: string | null) => Promise<boolean>;
   onCancel: (taskId: string) => void;
+  onRetry: (planId: string) => void;
   onDecide: (decision: DecideMutationVariables) => void;
   onSignOut: () => void;
 }
@@ -50,6 +53,7 @@ export function ChatPage({ team, conversations, connection, sessionId, problem, 
       </main>
       <aside>
         <Questions questions={openQuestions(conversations)} onDecide={on.onDecide} />
+        <Plans plans={sessionId === null ? [] : plansOf(conversations, sessionId)} onRetry={on.onRetry} />
         <Work tasks={sessionId === null ? [] : tasksOf(conversations, sessionId)} onCancel={on.onCancel} />
       </aside>
     </div>

@@ -1,19 +1,18 @@
 import { type KeyboardEvent, useState } from 'react';
 
-/** Where a message is written and sent. `onSend` says whether it was sent: what was not stays in the field. */
+/** Where a message is written and sent, to one agent or, with null, to the whole team. `onSend` says whether it was sent: what was not stays in the field. */
 export function Composer({
   agents,
   onSend,
 }: {
   agents: readonly { id: string; name: string }[];
-  onSend: (content: string, agentId: string) => Promise<boolean>;
+  onSend: (content: string, agentId: string | null) => Promise<boolean>;
 }) {
   const [content, setContent] = useState('');
-  const [chosen, setChosen] = useState<string | null>(null);
+  const [agentId, setAgentId] = useState<string | null>(null);
   const [isSending, setSending] = useState(false);
-  const agentId = chosen ?? agents[0]?.id;
   const send = async (): Promise<void> => {
-    if (agentId === undefined || content.trim() === '' || isSending) {
+    if (agents.length === 0 || content.trim() === '' || isSending) {
       return;
     }
     setSending(true);
@@ -41,7 +40,11 @@ export function Composer({
     >
       <label>
         To
-        <select value={agentId} onChange={(event) => setChosen(event.target.value)}>
+        <select
+          value={agentId ?? ''}
+          onChange={(event) => setAgentId(event.target.value === '' ? null : event.target.value)}
+        >
+          <option value="">Whole team</option>
           {agents.map(({ id, name }) => (
             <option key={id} value={id}>
               {name}
@@ -58,7 +61,7 @@ export function Composer({
           onKeyDown={sendOnEnter}
         />
       </label>
-      <button type="submit" disabled={isSending || agentId === undefined}>
+      <button type="submit" disabled={isSending || agents.length === 0}>
         Send
       </button>
     </form>

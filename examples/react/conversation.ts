@@ -1,10 +1,19 @@
 import type { Event } from './follow.ts';
-import type { AgentStatus, LineFragment, QuestionFragment, TaskState, WorkFragment } from './generated/graphql.ts';
+import type {
+  AgentStatus,
+  LineFragment,
+  PlanState,
+  PlanViewFragment,
+  QuestionFragment,
+  TaskState,
+  WorkFragment,
+} from './generated/graphql.ts';
 
 /** What is known of all conversations: what was loaded, and what events have told since. */
 export interface Conversations {
   lines: Readonly<Record<string, LineFragment>>;
   tasks: Readonly<Record<string, WorkFragment>>;
+  plans: Readonly<Record<string, PlanViewFragment>>;
   questions: Readonly<Record<string, QuestionFragment>>;
   /** Answers that are being written, by the id that their message will have. */
   pieces: Readonly<Record<string, { taskId: string; text: string }>>;
@@ -16,6 +25,7 @@ export interface Conversations {
 export const nothingYet: Conversations = {
   lines: {},
   tasks: {},
+  plans: {},
   questions: {},
   pieces: {},
   statuses: {},
@@ -29,6 +39,7 @@ export type News =
       kind: 'loaded';
       lines?: readonly LineFragment[];
       tasks?: readonly WorkFragment[];
+      plans?: readonly PlanViewFragment[];
       questions?: readonly QuestionFragment[];
     };
 
@@ -42,6 +53,7 @@ export interface ShownMessage {
 }
 
 const ended: ReadonlySet<TaskState> = new Set<TaskState>(['COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED']);
+const underWay: ReadonlySet<PlanState> = new Set<PlanState>(['PLANNING', 'WAITING', 'RUNNING']);
 
 export function isOver(task: WorkFragment): boolean {
   return ended.has(task.state);
@@ -50,8 +62,14 @@ export function isOver(task: WorkFragment): boolean {
 /** The state after some news. News that come twice change nothing. */
 export function hear(state: Conversations, news: News): Conversations {
   if (news.kind === 'loaded') {
-    const { lines = [], tasks = [], questions = [] } = news;
-    return questions.reduce(addQuestion, tasks.reduce(addTask, lines.reduce(addLine, state)));
+    const { lines = [], tasks = [], plans = [], questions = [] } = news;
+    // A plan that an event has ended is not under way again because an older answer says so.
+    const asked = questions.flatMap(({ plan }) => (plan === null ? [] : [plan]));
+    const newer = [...plans, ...asked].filter(
+      ({ id, state: now }) => !underWay.has(now) || isUnderWay(state.plans[id]),
+    );
+    const withTasks = tasks.reduce(addTask, lines.reduce(addLine, state));
+    return questions.reduce(addQuestion, newer.reduce(addPlan, withTasks));
   }
   const { event } = news;
   switch (event.__typename) {
@@ -63,9 +81,14 @@ export function hear(state: Conversations, news: News): Conversations {
       return event.agent === null
         ? state
         : { ...state, statuses: { ...state.statuses, [event.agent.id]: event.status } };
+    case 'PlanningStarted':
+    case 'TaskPlanCreated':
+    case 'PlanRetried':
+    case 'PlanEnded':
+      return addPlan(state, event.plan);
     case 'ApprovalRequired':
     case 'ApprovalResolved':
-      return event.approval === null ? state : addQuestion(state, event.approval);
+      return event.approval === null ? state : addQuestion(addPlan(state, event.approval.plan), event.approval);
     case 'HistoryLost':
       return { ...state, losses: state.losses + 1 };
     default:
@@ -84,6 +107,19 @@ function addTask(state: Conversations, task: WorkFragment): Conversations {
   return known !== undefined && isOver(known) && !isOver(task)
     ? state
     : { ...state, tasks: { ...state.tasks, [task.id]: task } };
+}
+
+function addPlan(state: Conversations, plan: PlanViewFragment | null): Conversations {
+  if (plan === null) {
+    return state;
+  }
+  const tasks = plan.tasks.flatMap(({ task }) => (task === null ? [] : [task]));
+  return tasks.reduce(addTask, { ...state, plans: { ...state.plans, [plan.id]: plan } });
+}
+
+/** Whether an answer may say of a plan that it is under way: nothing is known of it, or that it is. */
+function isUnderWay(plan: PlanViewFragment | undefined): boolean {
+  return plan === undefined || underWay.has(plan.state);
 }
 
 function addQuestion(state: Conversations, question: QuestionFragment): Conversations {
@@ -120,6 +156,8 @@ export function messagesOf(state: Conversations, sessionId: string): ShownMessag
     }));
   const written = tasksOf(state, sessionId)
     .filter((task) => !isOver(task) && !(task.answerId in state.lines))
+    // What a task of a plan comes to is part of the plan; only the answer that is composed of it is a message.
+    .filter((task) => task.plan === null || task.answerId in state.pieces)
     .map((task) => ({
       id: task.answerId,
       author: task.agent?.name ?? 'Your team',
@@ -128,6 +166,20 @@ export function messagesOf(state: Conversations, sessionId: string): ShownMessag
       isBeingWritten: true,
     }));
   return [...stored, ...written];
+}
+
+/** The plans of a session, the newest first. Each of their tasks is as the newest news tell of it. */
+export function plansOf(state: Conversations, sessionId: string): PlanViewFragment[] {
+  return Object.values(state.plans)
+    .filter((plan) => plan.session?.id === sessionId)
+    .map((plan) => ({
+      ...plan,
+      tasks: plan.tasks.map((one) => ({
+        ...one,
+        task: one.task === null ? null : (state.tasks[one.task.id] ?? one.task),
+      })),
+    }))
+    .toReversed();
 }
 
 /** The tasks of a session in the order in which they became known. */

@@ -19,15 +19,10 @@ export function Questions({ questions, onDecide }: { questions: readonly Questio
 
 function Question({ question, onDecide }: { question: QuestionFragment; onDecide: Decide }) {
   const [remember, setRemember] = useState(false);
-  const { id, kind, toolName, argumentsHash: hash } = question;
-  const who = question.task?.agent?.name ?? 'Your team';
+  const { id, argumentsHash: hash } = question;
   return (
     <li className={question.dangerous ? 'dangerous' : ''}>
-      <p>
-        <strong>{who}</strong> {kind === 'PLAN' ? 'has a plan' : 'wants to use'} <strong>{toolName}</strong>
-        {question.dangerous ? <small> (may reach others)</small> : null}
-      </p>
-      <pre>{JSON.stringify(question.arguments, null, 2)}</pre>
+      <What question={question} />
       <label className="check">
         <input type="checkbox" checked={remember} onChange={(event) => setRemember(event.target.checked)} />
         For the rest of the conversation
@@ -44,6 +39,36 @@ function Question({ question, onDecide }: { question: QuestionFragment; onDecide
         Counts as declined after <time dateTime={question.expiresAt}>{timeOf(question.expiresAt)}</time>
       </small>
     </li>
+  );
+}
+
+function What({
+  question: { kind, toolName, arguments: given, dangerous, task, plan },
+}: {
+  question: QuestionFragment;
+}) {
+  if (kind === 'PLAN') {
+    return (
+      <>
+        <p>Your team has a plan.</p>
+        <ol>
+          {plan?.tasks.map(({ key, agentName, instruction }) => (
+            <li key={key}>
+              <strong>{agentName}</strong>: {instruction}
+            </li>
+          ))}
+        </ol>
+      </>
+    );
+  }
+  return (
+    <>
+      <p>
+        <strong>{task?.agent?.name ?? 'Your team'}</strong> wants to use <strong>{toolName}</strong>
+        {dangerous ? <small> (may reach others)</small> : null}
+      </p>
+      <pre>{JSON.stringify(given, null, 2)}</pre>
+    </>
   );
 }
 

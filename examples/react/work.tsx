@@ -1,7 +1,8 @@
 import { isOver } from './conversation.ts';
 import type { TaskState, WorkFragment } from './generated/graphql.ts';
 
-const words: Record<TaskState, string> = {
+/** Where a task stands, for people. */
+export const taskWords: Record<TaskState, string> = {
   BLOCKED: 'waits for others',
   QUEUED: 'queued',
   RUNNING: 'running',
@@ -13,8 +14,9 @@ const words: Record<TaskState, string> = {
   SKIPPED: 'skipped',
 };
 
-/** The tasks behind a conversation, with a way to stop those that have not ended. */
-export function Work({ tasks, onCancel }: { tasks: readonly WorkFragment[]; onCancel: (taskId: string) => void }) {
+/** The tasks behind a conversation that are part of no plan, with a way to stop those that have not ended. */
+export function Work({ tasks: all, onCancel }: { tasks: readonly WorkFragment[]; onCancel: (taskId: string) => void }) {
+  const tasks = all.filter(({ plan }) => plan === null);
   return (
     <section aria-labelledby="work">
       <h2 id="work">Work</h2>
@@ -22,7 +24,7 @@ export function Work({ tasks, onCancel }: { tasks: readonly WorkFragment[]; onCa
       <ol className="work">
         {tasks.map((task) => (
           <li key={task.id} className={task.state.toLowerCase()}>
-            <strong>{task.agent?.name ?? 'Your team'}</strong> <small>{words[task.state]}</small>
+            <strong>{task.agent?.name ?? 'Your team'}</strong> <small>{taskWords[task.state]}</small>
             <Note task={task} />
             {isOver(task) ? null : (
               <button type="button" className="quiet" onClick={() => onCancel(task.id)}>

@@ -7,6 +7,7 @@ import {
   DecideDocument,
   type DecideMutationVariables,
   OpenSessionDocument,
+  RetryPlanDocument,
   SendMessageDocument,
   TeamDocument,
 } from '../react/generated/graphql.ts';
@@ -38,6 +39,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
         kind: 'loaded',
         lines: loaded.messages.edges.map(({ node }) => node),
         tasks: loaded.tasks.edges.map(({ node }) => node).toReversed(),
+        plans: loaded.plans.edges.map(({ node }) => node).toReversed(),
       });
     }
   }, [loaded, tell]);
@@ -57,6 +59,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
 
   const [, openSession] = useMutation(OpenSessionDocument);
   const [, sendMessage] = useMutation(SendMessageDocument);
+  const [, retryPlan] = useMutation(RetryPlanDocument);
   const [, cancelTask] = useMutation(CancelTaskDocument);
   const [, decideApproval] = useMutation(DecideDocument);
 
@@ -70,7 +73,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
     setSessionId(id);
     return id;
   };
-  const send = async (content: string, targetAgentId: string): Promise<boolean> => {
+  const send = async (content: string, targetAgentId: string | null): Promise<boolean> => {
     const id = await ensureSession(content);
     if (id === null) {
       return false;
@@ -86,6 +89,10 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
     setProblem(error === undefined ? null : explain(error));
   };
 
+  const retry = async (id: string): Promise<void> => {
+    const { error } = await retryPlan({ id });
+    setProblem(error === undefined ? null : explain(error));
+  };
   const decide = async (variables: DecideMutationVariables): Promise<void> => {
     const { data, error } = await decideApproval(variables);
     setProblem(error === undefined ? null : explain(error));
@@ -103,6 +110,7 @@ export function Chat({ onSignOut }: { onSignOut: () => void }) {
       problem={problem ?? (failed === undefined ? null : explain(failed))}
       onShow={setSessionId}
       onSend={send}
+      onRetry={(id) => void retry(id)}
       onCancel={(id) => void cancel(id)}
       onDecide={(decision) => void decide(decision)}
       onSignOut={onSignOut}

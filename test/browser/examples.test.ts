@@ -87,7 +87,8 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       await page.getByLabel('Token').fill(token);
       await page.getByRole('button', { name: 'Sign in' }).click();
     };
-    const send = async (content: string): Promise<void> => {
+    const send = async (content: string, to = 'Researcher'): Promise<void> => {
+      await page.getByRole('combobox').selectOption(to);
       await page.getByLabel('Message', { exact: true }).fill(content);
       await page.getByRole('button', { name: 'Send' }).click();
     };
@@ -173,6 +174,25 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       expect(faults).toEqual([]);
     });
 
+    it('shows the plan of the team, asks for it where that is wanted, and shows its one answer', async () => {
+      await alice.ask(
+        'mutation { updateOrchestrator(input: { planApprovalPolicy: ALWAYS }) { orchestrator { planApprovalPolicy } } }',
+      );
+      await signIn(alice.token);
+      await live();
+      await send('Research shade plants, then write a short list of them.', 'Whole team');
+      const questions = page.getByRole('region', { name: 'Your decision' });
+      await questions.getByText('Your team has a plan.').waitFor();
+      const plan = page.getByRole('region', { name: 'Plan' });
+      await plan.getByText('waits for you', { exact: true }).waitFor();
+      await questions.getByRole('button', { name: 'Approve' }).click();
+      await plan.getByRole('heading', { name: 'Plan done' }).waitFor();
+      expect(await plan.getByRole('listitem').filter({ hasText: 'done' }).count()).toBe(2);
+      expect(await page.getByRole('article').count()).toBe(2);
+      expect(await page.getByRole('article').last().getByRole('heading').innerText()).toBe('Your team');
+      expect(faults).toEqual([]);
+    });
+
     it('can stop a task', async () => {
       service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 500 }]);
       await signIn(alice.token);
@@ -203,6 +223,8 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
         ]);
         await signIn(alice.token);
         await live();
+        await send('Research shade plants, then write a short list of them.', 'Whole team');
+        await page.getByRole('heading', { name: 'Plan done' }).waitFor();
         await send(question);
         await see('devil');
         await mkdir('docs/images', { recursive: true });

@@ -6,9 +6,15 @@ import {
   type News,
   nothingYet,
   openQuestions,
+  plansOf,
 } from '../../examples/react/conversation.ts';
 import { type Connection, type Event, follow, pauseAfter, type Sink, willPass } from '../../examples/react/follow.ts';
-import type { LineFragment, QuestionFragment, WorkFragment } from '../../examples/react/generated/graphql.ts';
+import type {
+  LineFragment,
+  PlanViewFragment,
+  QuestionFragment,
+  WorkFragment,
+} from '../../examples/react/generated/graphql.ts';
 
 describe('following events', () => {
   let opened: { after: string | undefined; sink: Sink; isClosed: boolean }[];
@@ -163,6 +169,7 @@ describe('a conversation', () => {
     answerId: 'answer',
     agent: { id: 'agent', name: 'Ada' },
     session: { id: 'session' },
+    plan: null,
   });
   const loaded = (lines: LineFragment[], tasks: WorkFragment[] = []): News => ({ kind: 'loaded', lines, tasks });
   const delta = (offset: number, text: string): News => ({
@@ -188,6 +195,7 @@ describe('a conversation', () => {
         dangerous: true,
         expiresAt: '2026-11-21T09:30:00.000Z',
         task: { id: 'task', agent: { id: 'agent', name: 'Ada' } },
+        plan: null,
       },
     },
   });
@@ -236,6 +244,53 @@ describe('a conversation', () => {
     ['does not come back with an answer that was under way', [asks('EXPIRED'), asks('PENDING')], 0],
   ])('a question %s', (_case, news, count) => {
     expect(openQuestions(news.reduce<Conversations>(hear, nothingYet))).toHaveLength(count);
+  });
+
+  const plan = (state: PlanViewFragment['state'], now: WorkFragment['state']): PlanViewFragment => ({
+    id: 'plan',
+    state,
+    fallbackMessage: null,
+    session: { id: 'session' },
+    tasks: [
+      {
+        key: 'first',
+        agentName: 'Ada',
+        instruction: 'Look it up',
+        dependsOn: [],
+        result: null,
+        task: { ...task(now), plan: { id: 'plan' } },
+      },
+    ],
+  });
+  const planned: News = {
+    kind: 'event',
+    event: { __typename: 'TaskPlanCreated', cursor: 'c', plan: plan('RUNNING', 'QUEUED') },
+  };
+  const planEnded: News = {
+    kind: 'event',
+    event: { __typename: 'PlanEnded', cursor: 'c', plan: plan('COMPLETED', 'COMPLETED') },
+  };
+  const retried: News = {
+    kind: 'event',
+    event: { __typename: 'PlanRetried', cursor: 'c', plan: plan('RUNNING', 'COMPLETED') },
+  };
+
+  it.each<[string, News[], string[]]>([
+    ['is shown with its tasks', [planned], ['RUNNING', 'QUEUED']],
+    ['follows the news of each task', [planned, ended], ['RUNNING', 'COMPLETED']],
+    [
+      'is not undone by an answer that was under way',
+      [planned, planEnded, { kind: 'loaded', plans: [plan('RUNNING', 'QUEUED')] }],
+      ['COMPLETED', 'COMPLETED'],
+    ],
+    ['runs again when it was retried', [planned, planEnded, retried], ['RUNNING', 'COMPLETED']],
+  ])('a plan %s', (_case, news, expected) => {
+    const [shown] = plansOf(news.reduce<Conversations>(hear, nothingYet), 'session');
+    expect([shown?.state, ...(shown?.tasks.map((one) => one.task?.state) ?? [])]).toEqual(expected);
+  });
+
+  it('shows no empty message for a task of a plan', () => {
+    expect(texts([planned])).toEqual([]);
   });
 
   it('of another session stays out of sight', () => {
