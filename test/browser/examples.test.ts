@@ -211,22 +211,33 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
 
     if (updatesScreenshot) {
       it('has its picture taken', async () => {
-        const question = 'Which plants can live in a dark corridor?';
+        const question = 'Which of them needs the least water?';
         service.model.setScript([
           {
-            match: question,
+            match: '',
+            matchSystem: 'You are Researcher',
+            reply: 'Cast-iron plant, snake plant and devil’s ivy live with little light.',
+          },
+          { match: '', matchSystem: 'You are Writer', reply: '1. Cast-iron plant 2. Snake plant 3. Devil’s ivy' },
+          {
+            match: '',
+            matchSystem: 'for a team of agents',
             reply:
-              'Three that ask for little light: cast-iron plant, snake plant and devil’s ivy. Water them when the soil has ' +
-              'dried, and turn them now and then.',
+              'Three plants for a dark corridor [Researcher], from the most patient on [Writer]:\n' +
+              '1. Cast-iron plant\n2. Snake plant\n3. Devil’s ivy',
+          },
+          {
+            match: question,
+            reply: 'The snake plant: it stores water in its leaves and can wait for weeks.',
             tokenDelayMs: 150,
           },
         ]);
         await signIn(alice.token);
         await live();
-        await send('Research shade plants, then write a short list of them.', 'Whole team');
+        await send('Research plants for a dark corridor, then write a short list.', 'Whole team');
         await page.getByRole('heading', { name: 'Plan done' }).waitFor();
         await send(question);
-        await see('devil');
+        await see('stores');
         await mkdir('docs/images', { recursive: true });
         await page.screenshot({ path: `docs/images/example-${name}.png` });
       });
