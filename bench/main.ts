@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import { events } from './events/bench.ts';
 import { graphql } from './graphql/bench.ts';
 import { describeMachine, type Report } from './harness.ts';
 import { isolation } from './isolation/bench.ts';
@@ -6,7 +7,7 @@ import { load } from './load-test/bench.ts';
 import { queue } from './queue/bench.ts';
 import { formatReport, updatePage } from './report.ts';
 
-const benches = [graphql, queue, load, isolation];
+const benches = [graphql, events, queue, load, isolation];
 const page = 'docs/benchmarks.md';
 const usage = `npm run bench -- NAME [--json] [--rounds N] [--seconds N] [--update-docs]
 
