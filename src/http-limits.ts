@@ -10,6 +10,7 @@ import { checkDocument, type DocumentLimits, parseWithin } from './document-limi
 import { DomainError } from './errors.ts';
 import { errorBody, toClientError } from './graphql-errors.ts';
 import type { Observation } from './http-observation.ts';
+import type { EarlierListeners } from './streams/take-over.ts';
 
 /** Operations that clients may name, by id. */
 export interface OperationManifest {
@@ -31,6 +32,8 @@ export interface RequestLimits {
 export interface ServerContext {
   req: IncomingMessage;
   res: ServerResponse;
+  /** How many listeners the response had before GraphQL was given it. */
+  earlier: EarlierListeners;
 }
 
 /** Counts and slows denied attempts. */

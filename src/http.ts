@@ -26,7 +26,8 @@ import type { Context } from './schema/builder.ts';
 import type { EventFeeds } from './services/event-feeds.ts';
 import { once } from './services/idempotency.ts';
 import type { StreamHub } from './streams/hub.ts';
-import { serveStreams } from './streams/plugin.ts';
+import { type RequestContext, serveStreams } from './streams/plugin.ts';
+import { countListeners } from './streams/take-over.ts';
 
 export interface HttpOptions {
   schema: GraphQLSchema;
@@ -122,7 +123,7 @@ export function createHttpServer(options: HttpOptions): Server {
     observation.follow(request, response, () => {
       const refusal = refuseBody(request);
       if (refusal === null) {
-        return yoga(request, response);
+        return yoga(request, response, { earlier: countListeners(response) });
       }
       observation.countError(refusal.error.code);
       response.writeHead(refusal.status, { ...refusalHeaders, connection: 'close' });
@@ -139,10 +140,10 @@ function createContext(
   options: HttpOptions,
   observation: Observation,
   request: Request,
-  { req, res }: ServerContext,
+  { req, res }: Pick<ServerContext, 'req' | 'res'>,
   principal: Principal | undefined,
   endSignal: EndSignals,
-): Context {
+): Context & Pick<RequestContext, 'endRequest'> {
   if (principal === undefined) {
     throw new DomainError('UNAUTHENTICATED', 'Send a token: `Authorization: Bearer <token>`.');
   }
@@ -150,13 +151,19 @@ function createContext(
     requestId: observation.requestId(),
     traceparent: options.tracing.traceparent(),
   });
-  res.once('close', () => void operation.close());
+  const { signal, end } = endSignal(res, principal.expiresAt);
+  const endRequest = (): void => {
+    end();
+    void operation.close();
+  };
+  res.once('close', endRequest);
   const key = request.headers.get('idempotency-key');
   const resumeFrom = request.headers.get('last-event-id');
   return {
     ...contextFor(options, principal, operation),
     clientAddress: clientAddress(req, options.trustProxy),
-    signal: endSignal(res, principal.expiresAt),
+    signal,
+    endRequest,
     // An EventSource that comes back says by itself what it had.
     readEvents: (wanted) =>
       options.feeds.read(principal.userId, { ...wanted, after: wanted.after ?? (resumeFrom || null) }),
@@ -179,8 +186,8 @@ function contextFor(options: HttpOptions, principal: Principal, operation: Opera
   };
 }
 
-/** A signal that fires when the response is over, the token has ended, or the service stops. */
-type EndSignals = (response: ServerResponse, expiresAt: number) => AbortSignal;
+/** A signal that fires when the token has ended, the service stops, or the request is told to be over. */
+type EndSignals = (response: ServerResponse, expiresAt: number) => { signal: AbortSignal; end: () => void };
 
 /** Most milliseconds that a timer can wait. */
 const longestTimer = 2 ** 31 - 1;
@@ -205,11 +212,10 @@ function createEndSignals(stopping: AbortSignal): EndSignals {
     };
     const timer = setTimeout(end, Math.min(Math.max(expiresAt - Date.now(), 0), longestTimer)).unref();
     open.add(end);
-    response.once('close', end);
     if (stopping.aborted || response.closed) {
       end();
     }
-    return controller.signal;
+    return { signal: controller.signal, end };
   };
 }
 

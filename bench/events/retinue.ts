@@ -26,7 +26,10 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
   const api = await startApi(config, createLog({ level: config.LOG_LEVEL }));
   return {
     ready: { url: api.url },
-    commands: { snapshot: (path: string) => import('node:v8').then((v8) => v8.writeHeapSnapshot(path)), memory: measureMemory, stats: () => api.streamStats() },
+    commands: {
+      memory: measureMemory,
+      stats: () => api.streamStats(),
+    },
     stop: () => api.stop(),
   };
 });

@@ -12,6 +12,7 @@ import type { Execute, Executed } from './delivery.ts';
 import type { StreamHub, Subscription } from './hub.ts';
 import { subscriptionKey } from './identity.ts';
 import { SharedOperations } from './shared-operations.ts';
+import { dropLaterListeners, type EarlierListeners } from './take-over.ts';
 
 export interface StreamOptions {
   hub: StreamHub;
@@ -22,7 +23,14 @@ export interface StreamOptions {
 }
 
 /** What a request's context holds beside the schema's: Yoga's own. */
-type RequestContext = Context & { request: Request; req: IncomingMessage; res: ServerResponse };
+export type RequestContext = Context & {
+  request: Request;
+  req: IncomingMessage;
+  res: ServerResponse;
+  earlier: EarlierListeners;
+  /** Lets go of what belongs to the request alone. */
+  endRequest: () => void;
+};
 
 const headers = {
   'content-type': 'text/event-stream',
@@ -30,6 +38,13 @@ const headers = {
   'cache-control': 'no-cache, no-transform',
   'x-accel-buffering': 'no',
 };
+interface Prepared {
+  subscription: Subscription;
+  /** Gives back what the connection holds. */
+  leave: () => void;
+  endRequest: () => void;
+}
+
 /** Pauses before an execution that failed because the database was away is tried again, in milliseconds. */
 const retryPauses = [100, 400, 1_600];
 
@@ -39,11 +54,11 @@ const retryPauses = [100, 400, 1_600];
  */
 export function serveStreams(options: StreamOptions): Plugin {
   const { hub } = options;
-  const prepared = new WeakMap<Request, Subscription>();
+  const prepared = new WeakMap<Request, Prepared>();
   const operations = new SharedOperations(options.openOperation);
 
   const prepare = async (args: ExecutionArgs): Promise<AsyncIterable<unknown> | ExecutionResult> => {
-    const { principal, request, res } = args.contextValue as RequestContext;
+    const { principal, request, res, endRequest } = args.contextValue as RequestContext;
     const release = hub.reserve(principal.userId);
     let reading: EventReading | null = null;
     const leave = (): void => {
@@ -67,55 +82,66 @@ export function serveStreams(options: StreamOptions): Plugin {
       throw error;
     }
     const { userId, expiresAt } = principal;
-    prepared.set(request, { userId, key, reading, expiresAt, execute: executor(options, operations, args, principal) });
+    const subscription = { userId, key, reading, expiresAt, execute: executor(options, operations, args, principal) };
+    prepared.set(request, { subscription, leave, endRequest });
     return source;
   };
 
   return {
     onSubscribe: ({ setSubscribeFn }) => setSubscribeFn(prepare as never),
     onResultProcess: ({ request, resultProcessor, setResultProcessor, serverContext }) => {
-      const subscription = prepared.get(request);
+      const ready = prepared.get(request);
       prepared.delete(request);
-      if (subscription === undefined) {
+      if (ready === undefined) {
         return;
       }
       if (resultProcessor === undefined) {
         // The client takes no stream.
-        subscription.reading.close();
+        ready.leave();
         return;
       }
-      const { res } = serverContext as unknown as RequestContext;
+      const { req, res, earlier } = serverContext as unknown as RequestContext;
+      const takeOver = (): void => handOver(hub, ready, req, res, earlier);
       setResultProcessor(
-        (_result, fetchAPI) => new fetchAPI.Response(new HandedOver(hub, subscription, res) as never, { headers }),
+        (_result, fetchAPI) => new fetchAPI.Response(new HandedOver(takeOver) as never, { headers }),
         'text/event-stream',
       );
     },
   };
 }
 
-/**
- * A body that is never read. When the server adapter has written the head of the response and connects the body to it,
- * the hub takes over.
- */
+/** A body that is never read: the server adapter, which has written the head of the response, is sent to the hub. */
 class HandedOver extends Readable {
-  private readonly handOver: () => void;
+  private readonly takeOver: () => void;
 
-  constructor(hub: StreamHub, subscription: Subscription, response: ServerResponse) {
+  constructor(takeOver: () => void) {
     super({ read: () => undefined });
-    this.handOver = () => {
-      const { socket } = response;
-      if (socket !== null) {
-        hub.attach(subscription, response, socket);
-      } else {
-        // Another response of the same connection is still on its way.
-        response.once('socket', (late) => hub.attach(subscription, response, late));
-      }
-    };
+    this.takeOver = takeOver;
   }
 
   override pipe<Destination extends NodeJS.WritableStream>(destination: Destination): Destination {
-    this.handOver();
+    this.takeOver();
     return destination;
+  }
+}
+
+function handOver(
+  hub: StreamHub,
+  prepared: Prepared,
+  request: IncomingMessage,
+  response: ServerResponse,
+  earlier: EarlierListeners,
+): void {
+  const { subscription, leave, endRequest } = prepared;
+  endRequest();
+  dropLaterListeners(request, response, earlier);
+  response.once('close', leave);
+  const { socket } = response;
+  if (socket !== null) {
+    hub.attach(subscription, response, socket);
+  } else {
+    // Another response of the same connection is still on its way.
+    response.once('socket', (late) => hub.attach(subscription, response, late));
   }
 }
 
