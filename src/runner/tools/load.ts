@@ -1,0 +1,44 @@
+import type { ToolModel } from '../../generated/prisma/models.ts';
+import { loadUsableTools } from '../../services/agent-tool.ts';
+import { builtInTools } from '../../services/built-in-tool.ts';
+import { builtInName, httpSettings } from '../../services/tool.ts';
+import type { ToolResources } from '../../services/tool-resources.ts';
+import type { ExecutableTool, LoadTools } from '../tool.ts';
+import type { BuiltInCalls } from './built-in.ts';
+import { callHttpTool } from './http.ts';
+
+/** Turns the tools that an agent was given into tools that its run can call. A row that no kind knows is left out. */
+export function createToolLoader(resources: ToolResources, builtIns: BuiltInCalls): LoadTools {
+  return async ({ operation, task }) => {
+    const rows = task.agentId === null ? [] : await loadUsableTools(operation.read, task.agentId);
+    return rows.flatMap((row) => {
+      const behaviour = behaviourOf(row, resources, builtIns);
+      return behaviour === null
+        ? []
+        : [
+            {
+              toolId: row.id,
+              name: row.name,
+              description: row.description,
+              argumentsSchema: behaviour.argumentsSchema ?? (row.argumentsSchema as Record<string, unknown>),
+              dangerous: row.dangerous,
+              approvalPolicy: row.approvalPolicy,
+              timeout: row.timeoutSeconds * 1_000,
+              call: behaviour.call,
+            },
+          ];
+    });
+  };
+}
+
+type Behaviour = Pick<ExecutableTool, 'call'> & Partial<Pick<ExecutableTool, 'argumentsSchema'>>;
+
+function behaviourOf(row: ToolModel, resources: ToolResources, builtIns: BuiltInCalls): Behaviour | null {
+  const name = builtInName(row);
+  if (name !== null) {
+    // What the service does may change with its version; the row then follows.
+    return { call: builtIns[name], argumentsSchema: builtInTools[name].argumentsSchema };
+  }
+  const settings = httpSettings(row);
+  return settings === null ? null : { call: callHttpTool(row, settings, resources) };
+}
