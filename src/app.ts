@@ -6,6 +6,7 @@ import type { Log } from './adapters/log.ts';
 import type { Metrics, PoolName } from './adapters/metrics.ts';
 import { createOutgoing } from './adapters/outgoing.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
+import { createPageReader } from './adapters/readable-page.ts';
 import { assertConfinedRole } from './adapters/role.ts';
 import { createLimits } from './app/limits.ts';
 import { createModels } from './app/model.ts';
@@ -20,9 +21,13 @@ import { createSchema } from './resolvers/schema.ts';
 import { composeAnswer } from './runner/compose-answer.ts';
 import { createPlanner } from './runner/make-plan.ts';
 import { createAgentRunner } from './runner/run-agent.ts';
+import { askOtherAgent } from './runner/tools/ask-agent.ts';
+import { calculate, currentTime, fetchPage } from './runner/tools/built-in.ts';
+import { createToolLoader } from './runner/tools/load.ts';
 import { startUpkeep } from './runner/upkeep.ts';
+
 import { startWorker } from './runner/worker.ts';
-import { createToolArguments } from './services/tool-arguments.ts';
+import { createCalculator } from './services/calculation.ts';
 import { createToolResources } from './services/tool-resources.ts';
 import { signInUser } from './services/user.ts';
 import type { StreamStats } from './streams/counts.ts';
@@ -146,6 +151,9 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
   const database = await openDatabase(config, 'worker', log, metrics);
   started.defer(() => database.close());
   const resources = { database, channel, clock: systemClock(), log, metrics, tracing };
+  const outgoing = createOutgoing({ allowedOrigins: config.OUTGOING_ALLOW });
+  started.defer(() => outgoing.close());
+  const tools = createToolResources(outgoing, config.SECRET_KEYS);
   const worker = await startWorker(
     {
       ...resources,
@@ -156,8 +164,13 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
     {
       handlers: {
         AGENT_RUN: createAgentRunner({
-          loadTools: async () => [],
-          toolArguments: createToolArguments(),
+          loadTools: createToolLoader(tools, {
+            current_time: currentTime(),
+            calculate: calculate(createCalculator()),
+            fetch_page: fetchPage(outgoing, createPageReader({ threads: 2, timeout: 10_000 })),
+            ask_agent: askOtherAgent(),
+          }),
+          toolArguments: tools.arguments,
           maxTurns: config.AGENT_MAX_TURNS,
           resultLength: config.TOOL_RESULT_LENGTH,
         }),

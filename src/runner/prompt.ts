@@ -26,7 +26,11 @@ export function composePrompt(context: Pick<AgentRun, 'agent' | 'history' | 'ass
 }
 
 /** A task of a plan: the conversation led to it, so that it comes last, behind the results that it builds on. */
-function toAssignment({ instruction, results }: Assignment): ChatMessage {
+function toAssignment({ instruction, results, isQuestion = false }: Assignment): ChatMessage {
+  if (isQuestion) {
+    const content = `Another agent of the team asks you. Answer it, with all that it needs to know:\n\n<question>\n${instruction}\n</question>`;
+    return { role: 'user', content };
+  }
   const texts = fitTexts(
     results.map((result) => result.content),
     resultBudget,

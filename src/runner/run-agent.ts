@@ -1,4 +1,5 @@
 import { forgetDeltas } from '../outbox.ts';
+import { callInput } from '../services/agent-call.ts';
 import { type AgentRun, completeAgentRun, loadAgentRun, saveModelStep } from '../services/agent-run.ts';
 import type { NewApproval } from '../services/approval.ts';
 import { suspendAttempt } from '../services/attempt.ts';
@@ -193,5 +194,7 @@ function approvalTimeoutOf({ approvalTimeoutSeconds: seconds }: AgentRun['agent'
 async function finish({ run, known }: Conversation, content: string): Promise<void> {
   const hasOpenApprovals = known.approvals.some(({ state }) => state === 'PENDING');
   await run.progress.end();
-  await run.operation.write((write) => completeAgentRun(write, run.claim, content, hasOpenApprovals));
+  await run.operation.write((write) =>
+    completeAgentRun(write, run.claim, content, hasOpenApprovals, callInput(run.task)?.callerTaskId),
+  );
 }

@@ -3,6 +3,7 @@ import type { Metrics } from '../adapters/metrics.ts';
 import { createOperation, type OperationResources } from '../operation.ts';
 import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
 import { wakeWorkers } from '../queue/signal.ts';
+import { settleCalls } from '../services/agent-call.ts';
 import { expireApprovals, type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
 import { showCensus } from './census.ts';
 import { startLoop } from './loop.ts';
@@ -55,6 +56,7 @@ export function startUpkeep(
     expiryInterval,
     async () => {
       if (await leadsUpkeep(database, workerId, options.lease)) {
+        await settleCalls(database, openOperation).catch(failed('calls between agents'));
         await expireApprovals(database, openOperation);
       }
     },

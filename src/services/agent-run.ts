@@ -10,6 +10,7 @@ import type {
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type Claim, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { agentById } from './agent.ts';
+import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
 import { grantsOfSession } from './approval-grant.ts';
 import { type Assignment, loadAssignment } from './assignment.ts';
@@ -133,6 +134,7 @@ export async function recordModelUse(
 /**
  * Ends an agent's task with its answer: state, message, agent status and events in one commit.
  * @param hasOpenApprovals whether questions to the user are still open, which nobody waits for any more
+ * @param callerTaskId the task of another agent that asked, which the answer then goes to in place of the session
  * @throws StaleAttemptError
  */
 export async function completeAgentRun(
@@ -140,10 +142,16 @@ export async function completeAgentRun(
   claim: Claim,
   content: string,
   hasOpenApprovals = false,
+  callerTaskId: string | null = null,
 ): Promise<void> {
+  if (callerTaskId !== null) {
+    await lockCall(operation, claim.taskId, callerTaskId);
+  }
   await completeAttempt(operation, claim, async ({ sessionId, planId, answerId, agentId }) => {
-    // What a task of a plan came to is its last step: the plan's one answer is composed of it.
-    if (sessionId !== null && planId === null) {
+    if (callerTaskId !== null) {
+      await storeCallAnswer(operation, claim.taskId, callerTaskId, content);
+    } else if (sessionId !== null && planId === null) {
+      // What a task of a plan came to is its last step: the plan's one answer is composed of it.
       const from = { role: 'AGENT', agentId, planId } as const;
       await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
     }

@@ -1,10 +1,13 @@
 import { statement } from '../adapters/postgres.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ReadOperation } from '../operation.ts';
+import { callInput } from './agent-call.ts';
 
-/** What a plan wants of an agent. */
+/** What a plan, or another agent, wants of an agent. */
 export interface Assignment {
   instruction: string;
+  /** Whether it is a question of another agent, to be answered to that. */
+  isQuestion?: boolean;
   /** What the tasks before came to, in the order of the plan. */
   results: TaskResult[];
 }
@@ -32,8 +35,15 @@ const answers = statement<{ taskId: string; content: string | null }>(`
   SELECT tasks.id AS "taskId", ${lastAnswer} AS content FROM tasks
   WHERE tasks.user_id = $1 AND tasks.id = ANY ($2::uuid[]) AND tasks.state = 'COMPLETED'`);
 
-/** What a task of a plan is to do, with the results of the tasks before it; null for a task of no plan. */
+/**
+ * What a task of a plan is to do, with the results of the tasks before it, or what another agent asks; null for a task
+ * that answers a message.
+ */
 export async function loadAssignment(operation: ReadOperation, task: TaskModel): Promise<Assignment | null> {
+  const call = callInput(task);
+  if (call !== null) {
+    return { instruction: call.question, results: [], isQuestion: true };
+  }
   if (task.planId === null) {
     return null;
   }

@@ -23,6 +23,7 @@ export function createToolLoader(resources: ToolResources, builtIns: BuiltInCall
               argumentsSchema: behaviour.argumentsSchema ?? (row.argumentsSchema as Record<string, unknown>),
               dangerous: row.dangerous,
               approvalPolicy: row.approvalPolicy,
+              approvalTimeout: row.approvalTimeoutSeconds === null ? null : row.approvalTimeoutSeconds * 1_000,
               timeout: row.timeoutSeconds * 1_000,
               call: behaviour.call,
             },
