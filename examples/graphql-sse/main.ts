@@ -1,17 +1,27 @@
+import { parseArgs } from 'node:util';
 import { createAnswer } from './answer.ts';
 import { type Connection, connect, type Event } from './connection.ts';
+import { decide, describePlan } from './decide.ts';
 import {
   AgentsDocument,
   OpenSessionDocument,
   type OutcomeFragment,
+  PlanDocument,
+  type PlanOutcomeFragment,
   SendMessageDocument,
   TaskDocument,
 } from './generated/graphql.ts';
 
 const patience = 10 * 60_000;
 
-/** Asks the first agent of the team and writes the answer while it comes. @throws Error when there is none */
-async function chat(connection: Connection, content: string): Promise<void> {
+/** What was sent: the task that answers it, or the plan of the whole team. */
+interface Sent {
+  taskId: string;
+  planId: string | null;
+}
+
+/** Asks the first agent, or the whole team, and writes the answer while it comes. @throws Error when there is none */
+async function chat(connection: Connection, content: string, isForTeam: boolean): Promise<void> {
   const { agents } = await connection.ask(AgentsDocument, {});
   const team = agents.edges.map(({ node }) => node);
   process.stdout.write(`Team: ${team.map(({ name, status }) => `${name} (${status})`).join(', ')}\n`);
@@ -21,17 +31,29 @@ async function chat(connection: Connection, content: string): Promise<void> {
   if (agent === undefined || !session) {
     throw new Error('there is no agent to ask or no session to write in');
   }
-  process.stdout.write(`${agent.name}: `);
+  if (!isForTeam) {
+    process.stdout.write(`${agent.name}: `);
+  }
 
   const answer = createAnswer((text) => process.stdout.write(text));
-  let taskId: string | undefined;
+  const target = isForTeam ? {} : { agentId: agent.id };
+  const asked = new Set<string>();
+  let sent: Sent | undefined;
   for await (const event of connection.follow(session.id, AbortSignal.timeout(patience))) {
     // The first event tells that the stream has begun: a message sent from now on misses no part of its answer.
-    taskId ??= await sendMessage(connection, { sessionId: session.id, agentId: agent.id, content });
+    sent ??= await sendMessage(connection, { sessionId: session.id, content, ...target });
     if (event.__typename === 'MessageDelta') {
       answer.add(event.offset, event.text);
+    } else if (event.__typename === 'ApprovalRequired') {
+      if (event.approval?.state === 'PENDING' && !asked.has(event.approval.id)) {
+        asked.add(event.approval.id);
+        // Not waited for: the stream must be read on, or the connection would be taken for dead.
+        void decide(connection, event.approval).catch(tell);
+      }
+    } else {
+      showProgress(event);
     }
-    const text = readAnswer(await readTask(connection, event, taskId));
+    const text = await readAnswer(connection, event, sent);
     if (text !== null) {
       answer.finish(text);
       return;
@@ -41,29 +63,54 @@ async function chat(connection: Connection, content: string): Promise<void> {
 
 async function sendMessage(
   connection: Connection,
-  message: { sessionId: string; agentId: string; content: string },
-): Promise<string> {
-  const task = (await connection.ask(SendMessageDocument, message)).sendMessage?.task;
-  if (!task) {
+  message: { sessionId: string; agentId?: string; content: string },
+): Promise<Sent> {
+  const sent = (await connection.ask(SendMessageDocument, message)).sendMessage;
+  if (!sent?.task) {
     throw new Error('the message was deleted before it was answered');
   }
-  return task.id;
+  return { taskId: sent.task.id, planId: sent.message?.plan?.id ?? null };
 }
 
-/** The task as an event tells it; where events are lost, the service is asked. Null when the event tells nothing of it. */
-async function readTask(connection: Connection, event: Event, id: string): Promise<OutcomeFragment | null> {
-  if (event.__typename === 'HistoryLost') {
-    return (await connection.ask(TaskDocument, { id })).task;
+/** How the plan grows: its tasks, and what becomes of each. */
+function showProgress(event: Event): void {
+  if (event.__typename === 'TaskPlanCreated' && event.plan !== null) {
+    process.stdout.write(`Plan:\n${describePlan(event.plan.tasks)}`);
+  } else if ('task' in event && event.task?.plan && event.task.agent) {
+    process.stdout.write(`  ${event.task.agent.name}: ${event.task.state.toLowerCase()}\n`);
   }
-  return 'task' in event ? event.task : null;
 }
 
-/** The answer of a task, null while there is none yet. @throws Error when there never will be one */
-function readAnswer(task: OutcomeFragment | null): string | null {
+/** The answer, null while there is none yet. Where events are lost, the service is asked. @throws Error when there never will be one */
+async function readAnswer(connection: Connection, event: Event, { taskId, planId }: Sent): Promise<string | null> {
+  const isLost = event.__typename === 'HistoryLost';
+  if (planId !== null) {
+    const told = event.__typename === 'PlanEnded' ? event.plan : null;
+    return answerOfPlan(isLost ? (await connection.ask(PlanDocument, { id: planId })).plan : told);
+  }
+  const told = 'task' in event ? event.task : null;
+  return answerOfTask(isLost ? (await connection.ask(TaskDocument, { id: taskId })).task : told);
+}
+
+function answerOfTask(task: OutcomeFragment | null): string | null {
   if (task?.state === 'FAILED' || task?.state === 'CANCELLED' || task?.state === 'SKIPPED') {
     throw new Error(`the task is ${task.state}${task.errorMessage === null ? '' : `: ${task.errorMessage}`}`);
   }
   return task?.answer?.content ?? null;
+}
+
+function answerOfPlan(plan: PlanOutcomeFragment | null): string | null {
+  if (plan === null || plan.state === 'PLANNING' || plan.state === 'WAITING' || plan.state === 'RUNNING') {
+    return null;
+  }
+  if (plan.answer === null) {
+    throw new Error(`the plan is ${plan.state}`);
+  }
+  return plan.answer.content;
+}
+
+function tell(error: unknown): void {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
 }
 
 const { RETINUE_URL: url, RETINUE_TOKEN: token } = process.env;
@@ -71,11 +118,15 @@ try {
   if (url === undefined || token === undefined) {
     throw new Error('set RETINUE_URL and RETINUE_TOKEN');
   }
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { team: { type: 'boolean', default: false } },
+  });
   const connection = connect(url, token, (reason, pause) => {
     process.stderr.write(`\n(${reason}; again in ${Math.round(pause)} ms)\n`);
   });
-  await chat(connection, process.argv[2] ?? 'What can you do for me?');
+  await chat(connection, positionals[0] ?? 'What can you do for me?', values.team);
 } catch (error) {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  tell(error);
   process.exitCode = 1;
 }

@@ -21,10 +21,10 @@ interface Run {
 }
 
 /** Starts the example as its README says. */
-function startExample(environment: Record<string, string>, message: string): Run {
-  const child = spawn(process.execPath, ['examples/graphql-sse/main.ts', message], {
+function startExample(environment: Record<string, string>, ...words: string[]): Run {
+  const child = spawn(process.execPath, ['examples/graphql-sse/main.ts', ...words], {
     env: { PATH: process.env['PATH'], ...environment },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   });
   const exit = once(child, 'close').then(([code]: (number | null)[]) => code ?? null);
   const run: Run = { output: '', notices: '', exit, child };
@@ -44,9 +44,9 @@ describe('the graphql-sse example', () => {
   let run: Run | undefined;
 
   const log = createLog({ level: 'silent' });
-  const start = async (message: string): Promise<Run> => {
+  const start = async (...words: string[]): Promise<Run> => {
     const { token } = await service.user('alice');
-    run = startExample({ RETINUE_URL: `http://127.0.0.1:${gate.port}/graphql`, RETINUE_TOKEN: token }, message);
+    run = startExample({ RETINUE_URL: `http://127.0.0.1:${gate.port}/graphql`, RETINUE_TOKEN: token }, ...words);
     return run;
   };
 
@@ -70,6 +70,37 @@ describe('the graphql-sse example', () => {
     expect(await example.exit).toBe(0);
     expect(example.notices).toBe('');
     expect(example.output).toMatch(new RegExp(`^Team: \\w+ \\(READY\\),.+\n\\w+: ${reply}\n$`));
+  });
+
+  const request = 'Research shade plants, then write a short list of them.';
+  const askBeforePlans = async (): Promise<void> => {
+    const alice = await service.user('alice');
+    await alice.ask('mutation { updateOrchestrator(input: { planApprovalPolicy: ALWAYS }) { orchestrator { id } } }');
+  };
+
+  it('asks for the plan of the team, shows how it grows, and prints the one answer', async () => {
+    await askBeforePlans();
+    const example = await start('--team', request);
+    await waitFor('the question', () => example.output.includes('Approve? (y/n)'));
+    example.child.stdin?.write('y\n');
+    expect(await example.exit).toBe(0);
+    expect(example.notices).toBe('');
+    expect(example.output).toMatch(/Your team plans:\n {2}1\. Researcher: .+\n {2}2\. Writer: .+ \(after 1\)\n/);
+    expect(example.output).toMatch(/Researcher: running\n {2}Researcher: completed\n {2}Writer: running\n/);
+  });
+
+  it.each([
+    ['by saying no', (example: Run) => example.child.stdin?.write('n\n')],
+    ['by saying nothing', (example: Run) => example.child.stdin?.end()],
+  ])('declines the plan %s', async (_case, answer) => {
+    await askBeforePlans();
+    const example = await start('--team', request);
+    await waitFor('the question', () => example.output.includes('Approve? (y/n)'));
+    answer(example);
+    await example.exit;
+    const { data } = await (await service.user('alice')).ask('{ approvals { edges { node { state } } } }');
+    expect(data.approvals.edges).toEqual([{ node: { state: 'REJECTED' } }]);
+    expect(example.output).not.toContain('running');
   });
 
   it.each([
