@@ -115,6 +115,13 @@ const faults: Fault[] = [
     to: '',
   },
   {
+    fault: 'a decision that queues what does not wait',
+    of: 'queue.resume(uuid)',
+    from: `AND tasks.state = 'WAITING'`,
+    to: '',
+    shownBy: [[add(0)], [claim(0, 1)], [{ do: 'end', run: 0, how: 'complete' }], [{ do: 'resume', task: 0 }]],
+  },
+  {
     fault: 'lanes that nobody looks into again after a turn has passed',
     of: 'queue.count_tasks_after_update()',
     from: 'AND lanes.waits_for_turn',

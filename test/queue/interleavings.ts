@@ -4,17 +4,20 @@ import { DomainError } from '../../src/errors.ts';
 import { beat, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
 import { type Claim, endAttempt, resumeTask, StaleAttemptError } from '../../src/queue/task.ts';
 import { completeAgentRun, saveModelStep } from '../../src/services/agent-run.ts';
-import { failAttempt, saveProgress, startAttempt } from '../../src/services/attempt.ts';
+import { decideApproval, expireApproval, type NewApproval } from '../../src/services/approval.ts';
+import { requestAgain } from '../../src/services/approval-again.ts';
+import { failAttempt, saveProgress, startAttempt, suspendAttempt } from '../../src/services/attempt.ts';
 import { cancelTask, cancelTasksOfAgent, cancelTasksOfSession } from '../../src/services/task.ts';
 import type { TestQueue } from './arrange.ts';
-import { createWatch, type Watch } from './invariants.ts';
+import { createWatch, type Watch, waitingRule } from './invariants.ts';
 
 /** What can happen. Numbers count back from the newest of what there is, so that any list of actions makes sense. */
 export type Action =
   | { do: 'enqueue'; agent: number; session: number | null; parents: number[]; needsSuccess: boolean }
   | { do: 'claim'; worker: number; slots: number }
   | { do: 'write'; run: number; what: 'start' | 'progress' | 'step' }
-  | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'wait' }
+  | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'ask' }
+  | { do: 'decide'; approval: number; how: 'APPROVED' | 'REJECTED' | 'expire' | 'ask again' }
   | { do: 'crash' | 'retire' | 'beat'; worker: number }
   | { do: 'cancel'; what: 'task' | 'session' | 'agent'; which: number }
   | { do: 'resume'; task: number }
@@ -47,7 +50,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
     arbitrary: fc.record({
       do: fc.constant('end'),
       run: some,
-      how: fc.constantFrom('complete', 'complete', 'fail', 'retry', 'wait'),
+      how: fc.constantFrom('complete', 'complete', 'fail', 'retry', 'ask', 'ask'),
     }),
   },
   { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('crash', 'retire', 'beat'), worker }) },
@@ -57,6 +60,14 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       do: fc.constant('cancel'),
       what: fc.constantFrom('task', 'task', 'session', 'agent'),
       which: some,
+    }),
+  },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      do: fc.constant('decide'),
+      approval: some,
+      how: fc.constantFrom('APPROVED', 'APPROVED', 'REJECTED', 'expire', 'ask again'),
     }),
   },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('resume'), task: some }) },
@@ -81,7 +92,7 @@ export function keepsInvariants(queue: TestQueue): fc.IAsyncProperty<[Action[][]
 }
 
 async function check(watch: Watch, world: World): Promise<void> {
-  report('broken invariants', [...(await watch.look()), ...world.doubleClaims()]);
+  report('broken invariants', [...(await watch.look()), ...(await world.waitingForNothing()), ...world.doubleClaims()]);
 }
 
 function report(what: string, lines: string[]): void {
@@ -100,6 +111,8 @@ function reportUnexpected(error: unknown): string[] {
 interface World {
   /** @returns lines about what should not have been possible */
   perform(action: Action): Promise<string[]>;
+  /** Tasks that wait although all their questions are settled. */
+  waitingForNothing(): Promise<string[]>;
   /** Attempts that were handed out twice, or out of order. */
   doubleClaims(): string[];
   /** Lets a worker in good health do all that is left. @throws Error when something never gets done */
@@ -129,6 +142,14 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
     [alice, rooms.slice(0, 2)],
     [bob, rooms.slice(2)],
   ]);
+  const tools = new Map<string, string>();
+  for (const userId of [alice, bob]) {
+    const [tool] = await queue.database.owner(
+      `INSERT INTO tools (user_id, name, description, kind, arguments_schema) VALUES ($1, 'mail', '', 'HTTP', '{}') RETURNING id`,
+      [userId],
+    );
+    tools.set(userId, String(tool?.['id']));
+  }
   const tasks: { userId: string; id: string }[] = [];
   const runs: Claim[] = [];
   const workers = Array.from({ length: 3 }, () => uuidv7());
@@ -145,20 +166,54 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
     runs.push(...claims);
     return claims;
   };
-  const end = (run: Claim, how: 'complete' | 'fail' | 'retry' | 'wait') =>
+  const end = (run: Claim, how: 'complete' | 'fail' | 'retry' | 'ask') =>
     writeAs(run.userId, async (write) => {
       switch (how) {
         case 'complete':
-          return completeAgentRun(write, run, 'done');
+          return completeAgentRun(write, run, 'done', true);
         case 'fail':
           return failAttempt(write, run, { code: 'INTERNAL', message: 'no' });
         case 'retry':
           await endAttempt(write, run, { state: 'RETRYING', code: 'SERVICE_BUSY', message: '', dueAt: new Date(0) });
           return;
-        case 'wait':
-          await endAttempt(write, run, { state: 'WAITING' });
+        case 'ask':
+          return suspendAttempt(write, run, {
+            asked: [newApproval(run, 'one'), newApproval(run, 'two')],
+            pending: 0,
+            isReady: async () => false,
+          });
       }
     });
+  // Ids of calls are given once in a task; here each attempt asks about its own.
+  const newApproval = ({ userId, taskId, attempt }: Claim, call: string): NewApproval => ({
+    kind: 'TOOL',
+    sessionId: sessions.get(userId)?.[0] ?? '',
+    taskId,
+    toolId: tools.get(userId) ?? '',
+    toolName: 'mail',
+    callId: `${call} of ${attempt}`,
+    arguments: {},
+    argumentsSchema: {},
+    dangerous: true,
+    interrupted: false,
+    expiresIn: 3_600_000,
+  });
+  const decide = async (approval: { id: string; userId: string }, how: Extract<Action, { do: 'decide' }>['how']) => {
+    switch (how) {
+      case 'expire':
+        await queue.database.owner(
+          `UPDATE approvals SET expires_at = now() - interval '1 second' WHERE id = $1 AND state = 'PENDING'`,
+          [approval.id],
+        );
+        return writeAs(approval.userId, (write) => expireApproval(write, approval.id));
+      case 'ask again':
+        return writeAs(approval.userId, (write) => requestAgain(write, approval.id));
+      default:
+        return writeAs(approval.userId, (write) =>
+          decideApproval(write, { id: approval.id, decision: how }, { findFault: () => null }),
+        );
+    }
+  };
 
   const perform = async (given: Action): Promise<unknown> => {
     switch (given.do) {
@@ -231,6 +286,11 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
           given.what === 'agent' ? cancelTasksOfAgent(write, agent.id) : cancelTasksOfSession(write, session),
         );
       }
+      case 'decide': {
+        const rows = await queue.database.owner('SELECT id, user_id AS "userId" FROM approvals ORDER BY id');
+        const approval = at(rows as { id: string; userId: string }[], given.approval);
+        return approval && decide(approval, given.how);
+      }
       case 'resume': {
         const task = at(tasks, given.task);
         return task && writeAs(task.userId, (write) => resumeTask(write, task.id));
@@ -253,6 +313,7 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
             `attempt ${run.attempt} of task ${run.taskId} wrote when it was ${before?.state} in attempt ${before?.attempt}`,
           ];
     },
+    waitingForNothing: async () => (await queue.database.owner(waitingRule)).map((row) => String(row['line'])),
     doubleClaims: () =>
       Object.entries(Object.groupBy(runs, (run) => run.taskId)).flatMap(([taskId, claims = []]) => {
         const attempts = claims.map((run) => run.attempt).toSorted((one, other) => one - other);
@@ -266,7 +327,13 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
         await queue.database.owner(`UPDATE workers SET heartbeat_at = now() - interval '1 minute'`);
         await rescueTasks(database, lease);
         for (const waiting of await queue.database.owner(`SELECT id, user_id FROM tasks WHERE state = 'WAITING'`)) {
-          await writeAs(String(waiting['user_id']), (write) => resumeTask(write, String(waiting['id'])));
+          const pending = await queue.database.owner(
+            `SELECT id, user_id AS "userId" FROM approvals WHERE task_id = $1 AND state = 'PENDING'`,
+            [waiting['id']],
+          );
+          for (const approval of pending as { id: string; userId: string }[]) {
+            await decide(approval, 'APPROVED');
+          }
         }
         for (let claims = await claim(healthy, 10); claims.length > 0; claims = await claim(healthy, 10)) {
           for (const run of claims) {

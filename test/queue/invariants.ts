@@ -70,7 +70,27 @@ const rules = [
   FROM tasks
   WHERE (worker_id IS NOT NULL) <> (state = 'RUNNING') OR (finished_at IS NOT NULL) <> (state IN ${finalStates})
     OR (waiting_since IS NOT NULL) <> (state = 'WAITING')`,
+  // Nobody is asked for a task that has ended.
+  `SELECT format('approval %s is pending for task %s, which is %s', approvals.id, tasks.id, tasks.state)
+  FROM approvals JOIN tasks ON tasks.user_id = approvals.user_id AND tasks.id = approvals.task_id
+  WHERE approvals.state = 'PENDING' AND tasks.state IN ${finalStates}`,
+  // Each question was told of when it was asked and when it was settled, once.
+  `SELECT format('approval %s is %s and has events %s', approvals.id, approvals.state, array_agg(events.type))
+  FROM approvals
+  LEFT JOIN events ON events.user_id = approvals.user_id AND events.data ->> 'approvalId' = approvals.id::text
+  GROUP BY approvals.user_id, approvals.id
+  HAVING count(*) FILTER (WHERE events.type = 'approval_required') <> 1
+    OR count(*) FILTER (WHERE events.type = 'approval_resolved') <> (approvals.state <> 'PENDING')::int
+    OR (approvals.state = 'PENDING') <> (approvals.decided_at IS NULL)`,
 ];
+
+/** Holds where tasks wait for nothing but their users: a task whose last question is settled does not wait any more. */
+export const waitingRule = `
+  SELECT format('task %s waits for nothing', tasks.id) AS line FROM tasks
+  WHERE tasks.state = 'WAITING' AND NOT EXISTS (
+    SELECT FROM approvals
+    WHERE approvals.user_id = tasks.user_id AND approvals.task_id = tasks.id AND approvals.state = 'PENDING'
+  )`;
 
 export function createWatch(database: Pick<TestDatabase, 'owner'>): Watch {
   let before = new Map<string, Seen>();
