@@ -27,7 +27,7 @@ export interface Load {
 }
 
 const users = 8;
-const pause = 100;
+const pause = 300;
 const attemptDeadline = 5_000;
 /** A client gives up on a message after so long, in milliseconds. */
 const messageDeadline = 60_000;
@@ -47,15 +47,13 @@ export async function startLoad(world: World, name: string): Promise<Load> {
     Array.from({ length: users }, async (_, number) => {
       const token = await world.token(`${name} ${number}`);
       const client = createClient(world, token, number, attempts);
-      const { viewer, agents } = await client.ask(
-        'query',
-        '{ viewer { id } agents(first: 1) { edges { node { id } } } }',
+      const { viewer, agents } = await persist(() =>
+        client.ask('query', '{ viewer { id } agents(first: 1) { edges { node { id } } } }'),
       );
-      const { createSession } = await client.ask('query', 'mutation { createSession { session { id } } }');
-      const stream = {
-        userId: Buffer.from(viewer.id, 'base64url').toString('utf8').split(':')[1] ?? '',
-        sequences: [],
-      };
+      const { createSession } = await persist(() =>
+        client.ask('query', 'mutation { createSession { session { id } } }'),
+      );
+      const stream = { userId: rawId(viewer.id), sequences: [] };
       received.push(stream);
       void follow(world, token, number, stream.sequences, stopping.signal);
       return { client, sessionId: createSession.session.id, agentId: agents.edges[0].node.id };
@@ -66,24 +64,15 @@ export async function startLoad(world: World, name: string): Promise<Load> {
       await client.ask('query', '{ sessions(first: 5) { edges { node { id title } } } }').catch(() => undefined);
       const key = randomUUID();
       const input = { sessionId, targetAgentId: agentId, content: `note ${key}` };
-      const end = performance.now() + messageDeadline;
-      for (let acknowledged = false; !acknowledged; ) {
-        try {
-          const { sendMessage } = await client.ask(
-            'message',
-            'mutation ($input: SendMessageInput!) { sendMessage(input: $input) { message { id } } }',
-            { input },
-            { 'idempotency-key': key },
-          );
-          sent.add(sendMessage.message.id);
-          acknowledged = true;
-        } catch (error) {
-          if (performance.now() > end) {
-            throw error;
-          }
-          await delay(pause);
-        }
-      }
+      const { sendMessage } = await persist(() =>
+        client.ask(
+          'message',
+          'mutation ($input: SendMessageInput!) { sendMessage(input: $input) { message { id } } }',
+          { input },
+          { 'idempotency-key': key },
+        ),
+      );
+      sent.add(sendMessage.message.id);
       await delay(pause);
     }
   });
@@ -112,6 +101,26 @@ export async function startLoad(world: World, name: string): Promise<Load> {
     },
     stop: () => stopping.abort(),
   };
+}
+
+/** Tries again until it goes well. @throws the last fault when it never does */
+async function persist<Result>(work: () => Promise<Result>): Promise<Result> {
+  const end = performance.now() + messageDeadline;
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      if (performance.now() > end) {
+        throw error;
+      }
+      await delay(pause);
+    }
+  }
+}
+
+/** The row's own id, as the database has it, of a global id. */
+export function rawId(id: string): string {
+  return Buffer.from(id, 'base64url').toString('utf8').split(':')[1] ?? '';
 }
 
 interface Client {

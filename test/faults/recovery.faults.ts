@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { waitUntil } from '../../dev/process.ts';
 import { createWatch } from '../queue/invariants.ts';
-import { type Load, startLoad } from './load.ts';
+import { type Load, rawId, startLoad } from './load.ts';
 import type { Part } from './part.ts';
 import { type Row, summarize, writeReport } from './report.ts';
 import { startWorld, type World } from './world.ts';
@@ -117,8 +117,7 @@ async function expectNothingLost(load: Load): Promise<void> {
     [users],
   );
   // Exactly what was acknowledged: a message more would be one that was stored twice for one key.
-  const ids = [...load.sent].map((id) => Buffer.from(id, 'base64url').toString('utf8').split(':')[1]);
-  expect(stored.map(({ id }) => id).sort()).toEqual(ids.sort());
+  expect(stored.map(({ id }) => id).sort()).toEqual([...load.sent].map(rawId).sort());
   expect(stored.filter(({ state, answers }) => state !== 'COMPLETED' || answers !== 1)).toEqual([]);
   const faults = await createWatch(world).look();
   expect(faults).toEqual([]);
