@@ -54,6 +54,9 @@ export interface Metrics {
   readonly modelTokens: Counter<{ kind: 'prompt' | 'completion' }>;
   readonly modelWaits: Timing<{ priority: 'interactive' | 'background' }>;
   readonly modelWaiting: Level;
+  readonly modelBudget: Level<BudgetLabels>;
+  readonly modelBudgetUsed: Counter<BudgetLabels>;
+  readonly modelLeftAlone: Level<{ provider: string }>;
   readonly tasks: Level<{ state: string }>;
   readonly oldestTask: Level<{ state: string }>;
   readonly approvalsPending: Level;
@@ -75,6 +78,9 @@ export interface Metrics {
   /** All values in Prometheus' text format, with the media type to send it as. */
   render(): Promise<{ contentType: string; text: string }>;
 }
+
+/** Providers and budgets are those of the configuration; the budget `*` is that of all models that it does not name. */
+export type BudgetLabels = { provider: string; budget: string; kind: 'requests' | 'tokens' };
 
 export type PoolName = 'api' | 'worker';
 
@@ -233,6 +239,25 @@ export function createMetrics(): Metrics {
     modelWaiting: level(
       'retinue_model_calls_waiting',
       'Calls that wait for their turn with the model in this process.',
+    ),
+    modelBudget: level(
+      'retinue_model_budget_limit',
+      'What the provider allows in a minute, over all processes.',
+      'provider',
+      'budget',
+      'kind',
+    ),
+    modelBudgetUsed: counter(
+      'retinue_model_budget_used_total',
+      'What this process used of it.',
+      'provider',
+      'budget',
+      'kind',
+    ),
+    modelLeftAlone: level(
+      'retinue_model_provider_left_alone',
+      'Whether this process leaves the provider alone after faults in a row: 1 or 0.',
+      'provider',
     ),
     tasks: level('retinue_tasks', 'Open tasks of all users by state. Only the leading worker shows it.', 'state'),
     oldestTask: level(

@@ -33,7 +33,7 @@ export interface GovernorOptions {
   maxWaiting: number;
   maxWaitingPerUser: number;
   log: Log;
-  metrics: Pick<Metrics, 'modelWaits' | 'modelWaiting'>;
+  metrics: Pick<Metrics, 'modelWaits' | 'modelWaiting' | 'modelBudget' | 'modelBudgetUsed' | 'modelLeftAlone'>;
   /** How long a provider that fails is left alone, in milliseconds. */
   leaveAloneFor?: number;
   random?: () => number;
@@ -53,6 +53,7 @@ interface Call<Answer> {
 }
 
 interface Budget {
+  name: string;
   engine: BudgetEngine;
   limits: Limits;
   line: Line;
@@ -154,7 +155,7 @@ function guard(
   options: GovernorOptions,
   lines: Set<Line>,
 ): <Answer>(call: Call<Answer>) => Promise<Answer> {
-  const { log, random = Math.random, leaveAloneFor = openFor } = options;
+  const { log, metrics, random = Math.random, leaveAloneFor = openFor } = options;
   const budgets = new Map<string, Budget>();
   const budgetOf = (model: string): Budget => {
     const { name, limits } = options.limitsOf(model);
@@ -163,8 +164,11 @@ function guard(
       const engine = options.engineFor(`${provider.name}:${name}`, limits);
       const { waitTimeout, maxWaiting, maxWaitingPerUser } = options;
       const line = createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser });
-      budget = { engine, limits, line, estimator: createEstimator() };
+      budget = { name, engine, limits, line, estimator: createEstimator() };
       budgets.set(name, budget);
+      const perMinute = 60_000 / limits.window;
+      metrics.modelBudget.set({ provider: provider.name, budget: name, kind: 'requests' }, limits.requests * perMinute);
+      metrics.modelBudget.set({ provider: provider.name, budget: name, kind: 'tokens' }, limits.tokens * perMinute);
       lines.add(line);
     }
     return budget;
@@ -177,12 +181,22 @@ function guard(
   let leftAloneUntil = 0;
   breaker.onBreak(() => {
     leftAloneUntil = Date.now() + leaveAloneFor;
+    metrics.modelLeftAlone.set({ provider: provider.name }, 1);
     log.warn({ provider: provider.name }, 'the model provider fails and is left alone');
   });
-  breaker.onReset(() => log.info({ provider: provider.name }, 'the model provider answers again'));
+  breaker.onReset(() => {
+    metrics.modelLeftAlone.set({ provider: provider.name }, 0);
+    log.info({ provider: provider.name }, 'the model provider answers again');
+  });
+  metrics.modelLeftAlone.set({ provider: provider.name }, 0);
 
   return async (call) => {
-    const { engine, limits, line, estimator } = budgetOf(call.model);
+    const { name, engine, limits, line, estimator } = budgetOf(call.model);
+    const count = (requests: number, tokens: number): void => {
+      const labels = { provider: provider.name, budget: name };
+      metrics.modelBudgetUsed.add({ ...labels, kind: 'requests' }, requests);
+      metrics.modelBudgetUsed.add({ ...labels, kind: 'tokens' }, tokens);
+    };
     const end = performance.now() + options.waitTimeout;
     for (let attempt = 1; ; attempt += 1) {
       const left = leftAloneUntil - Date.now();
@@ -197,11 +211,13 @@ function guard(
       const entered = performance.now();
       const grant = await line.enter(candidate, call.signal, end - entered).finally(() => {
         const priority = candidate.background ? 'background' : 'interactive';
-        options.metrics.modelWaits.observe({ priority }, (performance.now() - entered) / 1_000);
+        metrics.modelWaits.observe({ priority }, (performance.now() - entered) / 1_000);
       });
       try {
         const answer = await breaker.execute(() => call.make(provider));
-        settle(engine, grant, call.used(answer, estimator));
+        const used = call.used(answer, estimator);
+        settle(engine, grant, used);
+        count(1, used);
         return answer;
       } catch (error) {
         if (isBrokenCircuitError(error)) {
@@ -211,6 +227,7 @@ function guard(
         if (error instanceof DomainError && (error.code === 'MODEL_REFUSED' || error.code === 'MODEL_RATE_LIMITED')) {
           // Refused calls count as requests with most providers, but use no tokens.
           settle(engine, grant, 0);
+          count(1, 0);
         }
         if (!(error instanceof DomainError) || error.code !== 'MODEL_RATE_LIMITED') {
           throw error;
