@@ -8,7 +8,7 @@ import { createOutgoing } from './adapters/outgoing.ts';
 import { createDatabase, type Database } from './adapters/postgres.ts';
 import { createPageReader } from './adapters/readable-page.ts';
 import { assertConfinedRole } from './adapters/role.ts';
-import { createLimits } from './app/limits.ts';
+import { createLimits, createTerms } from './app/limits.ts';
 import { createModels } from './app/model.ts';
 import { createStreams } from './app/streams.ts';
 import { createAuthenticator } from './auth.ts';
@@ -79,7 +79,7 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
   const { channel, metrics, tracing } = parts;
   const database = await openDatabase(config, 'api', log, metrics);
   started.defer(() => database.close());
-  const resources = { database, channel, clock: systemClock() };
+  const resources = { database, channel, clock: systemClock(), terms: createTerms(config) };
   const openOperation = (userId: string, origin?: Origin) => createOperation(resources, userId, origin);
   const stopping = new AbortController();
   const { feeds, streams } = createStreams(config, { database, channel, openOperation, log, metrics });
@@ -150,7 +150,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
   const { channel, metrics, tracing } = parts;
   const database = await openDatabase(config, 'worker', log, metrics);
   started.defer(() => database.close());
-  const resources = { database, channel, clock: systemClock(), log, metrics, tracing };
+  const resources = { database, channel, clock: systemClock(), terms: createTerms(config), log, metrics, tracing };
   const outgoing = createOutgoing({ allowedOrigins: config.OUTGOING_ALLOW });
   started.defer(() => outgoing.close());
   const tools = createToolResources(outgoing, config.SECRET_KEYS);

@@ -5,6 +5,7 @@ import { type Database, type Statement, sqlState, type Transaction } from './ada
 import type { PrismaTransaction } from './adapters/prisma.ts';
 import type { Channel } from './adapters/redis.ts';
 import { appendEvents, type NewEvent, publishEvents } from './outbox.ts';
+import { defaultTerms, type Terms } from './terms.ts';
 
 export type AfterCommit = (channel: Channel) => void;
 
@@ -24,6 +25,7 @@ const noOrigin: Origin = { requestId: null, traceparent: null };
 export interface ReadOperation {
   readonly userId: string;
   readonly clock: Clock;
+  readonly terms: Terms;
   query<Row extends Record<string, unknown>>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
   prisma<Result>(work: (client: PrismaTransaction) => Promise<Result>): Promise<Result>;
   /** Gathers the keys that are asked for in the same turn into one call of `batch`. */
@@ -58,6 +60,8 @@ export interface OperationResources {
   database: Database;
   channel: Channel;
   clock: Clock;
+  /** Quotas and prices; those of `terms.ts` when left out. */
+  terms?: Terms;
 }
 
 /** Thrown to work that goes on after its client went away; nobody is there to hear of it. */
@@ -83,6 +87,7 @@ export function createOperation(resources: OperationResources, userId: string, o
   const read: ReadOperation = {
     userId,
     clock: resources.clock,
+    terms: resources.terms ?? defaultTerms,
     query: (prepared, values) => shared.run((transaction) => transaction.query(prepared, values)),
     prisma: (work) => shared.run(async (transaction) => work(await transaction.prisma())),
     load: (batch, key, cacheKey) => loadBatched(read, shared.loaders, batch, key, cacheKey),
@@ -116,6 +121,7 @@ async function runWrite<Result>(
       userId,
       origin,
       clock: resources.clock,
+      terms: resources.terms ?? defaultTerms,
       query: (prepared, values) => transaction.query(prepared, values),
       prisma: async (prismaWork) => prismaWork(await transaction.prisma()),
       load: (batch, key, cacheKey) => loadBatched(operation, loaders, batch, key, cacheKey),

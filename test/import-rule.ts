@@ -31,7 +31,7 @@ const floors = [
   ['services'],
   ['queue', 'auth'],
   ['operation'],
-  ['outbox', 'governor'],
+  ['outbox', 'governor', 'terms'],
   ['adapters'],
   ['generated'],
   ['config', 'errors'],

@@ -3,6 +3,21 @@ import { createRateLimits } from '../adapters/rate-limit.ts';
 import type { SharedStore } from '../adapters/shared-store.ts';
 import type { Config } from '../config.ts';
 import { type RequestLimits, readManifest } from '../http-limits.ts';
+import type { Terms } from '../terms.ts';
+
+/** Quotas and prices from the configuration. */
+export function createTerms(config: Config): Terms {
+  return {
+    quotas: {
+      AGENTS: config.QUOTA_AGENTS,
+      SESSIONS: config.QUOTA_SESSIONS,
+      STORED_BYTES: config.QUOTA_STORED_BYTES,
+      CONCURRENT_TASKS: config.QUOTA_CONCURRENT_TASKS,
+      TOKENS_PER_DAY: config.QUOTA_TOKENS_PER_DAY,
+    },
+    prices: config.MODEL_PRICES,
+  };
+}
 
 /** The limits of requests from the configuration. @throws Error when the manifest of operations can't be read */
 export async function createLimits(config: Config, store: SharedStore | null): Promise<RequestLimits> {

@@ -36,7 +36,7 @@ export function addMessageFields(builder: Builder, types: ReturnType<typeof addM
       description:
         'Sends a message straight to one agent, or without a target to the whole team: then the orchestrator makes a plan. The ' +
         'answer arrives as `MessageDelta` and `MessageCreated` events. Errors: BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, ' +
-        'SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL, NO_AGENTS.',
+        'SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL, NO_AGENTS, QUOTA_EXCEEDED, RATE_LIMITED.',
       args: { input: t.arg({ type: types.sendInput, required: true, description: 'The message.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) =>

@@ -10,6 +10,7 @@ import { addPlan } from '../schema/plan.ts';
 import { addSession } from '../schema/session.ts';
 import { addTask } from '../schema/task.ts';
 import { addTool } from '../schema/tool.ts';
+import { addUsage } from '../schema/usage.ts';
 import { addUser } from '../schema/user.ts';
 import { addAgentFields } from './agent.ts';
 import { addApprovalFields } from './approval.ts';
@@ -21,6 +22,7 @@ import { addPlanFields } from './plan.ts';
 import { addSessionFields } from './session.ts';
 import { addTaskFields } from './task.ts';
 import { addToolFields } from './tool.ts';
+import { addUsageFields } from './usage.ts';
 import { addUserFields } from './user.ts';
 
 /** The whole API: each noun's types, then what can be done with them. */
@@ -47,7 +49,10 @@ export function createSchema(): GraphQLSchema {
     fallbackReason: plan.fallbackReason,
   });
 
+  const usage = addUsage(builder);
+
   addUserFields(builder);
+  addUsageFields(builder, usage);
   addAgentFields(builder, agent);
   addToolFields(builder, tool);
   addSessionFields(builder, session);

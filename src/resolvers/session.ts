@@ -48,7 +48,7 @@ export function addSessionFields(builder: Builder, types: ReturnType<typeof addS
     t.field({
       type: changed,
       nullable: true,
-      description: 'Opens a session. Errors: BAD_USER_INPUT.',
+      description: 'Opens a session. Errors: BAD_USER_INPUT, QUOTA_EXCEEDED.',
       args: { input: t.arg({ type: types.createInput, description: 'The new session.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) => createSession(operation, input ?? {}, context.clientAddress)),

@@ -7,6 +7,7 @@ import type { ModelFor } from '../governor/caller.ts';
 import { createOperation, type Operation, type OperationResources } from '../operation.ts';
 import type { Claim } from '../queue/task.ts';
 import { failAttempt, startAttempt } from '../services/attempt.ts';
+import { limitTokens } from './limited-model.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { runAttempt } from './run-attempt.ts';
 
@@ -68,7 +69,8 @@ export async function runTask(
       const operation = createOperation(resources, claim.userId, { requestId, traceparent });
       try {
         const progress = createProgress(operation, claim, task.sessionId);
-        await handler({ resources: { ...resources, log: run.log }, operation, claim, task, progress, signal });
+        const model = limitTokens(resources.model, operation);
+        await handler({ resources: { ...resources, log: run.log, model }, operation, claim, task, progress, signal });
       } finally {
         await operation.close();
       }

@@ -17,6 +17,7 @@ import { type Assignment, loadAssignment } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
 import { type CallStep, loadCalls } from './tool-call.ts';
+import { recordTaskUse } from './usage.ts';
 
 /** Everything that a run of an agent needs to know, read in one transaction. */
 export interface AgentRun {
@@ -67,10 +68,6 @@ const steps = statement<ModelStep & Record<string, unknown>>(
 const insertStep = statement(`
   INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
   VALUES ($1, $2, $3, 'MODEL', $4, $5, $6)`);
-const insertUsage = statement(`
-  INSERT INTO model_usage (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds)
-  SELECT $1, 'CHAT', agent_id, id, $3, $4, $5, $6 FROM tasks WHERE user_id = $1 AND id = $2`);
-
 /** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
 export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
   const agent = task.agentId === null ? null : await agentById(operation, task.agentId);
@@ -121,14 +118,7 @@ export async function recordModelUse(
   taskId: string,
   use: Omit<ModelOutput, 'content'>,
 ): Promise<void> {
-  await operation.query(insertUsage, [
-    operation.userId,
-    taskId,
-    use.model,
-    use.promptTokens,
-    use.completionTokens,
-    use.durationMilliseconds,
-  ]);
+  await recordTaskUse(operation, taskId, { ...use, kind: 'CHAT' });
 }
 
 /**

@@ -8,6 +8,7 @@ import { addAgentLane, setLaneLimit } from '../queue/lane.ts';
 import { setAgentTools } from './agent-tool.ts';
 import { parseInput, required, text } from './input.ts';
 import { type List, loadPage, type Page, type PageArguments } from './page.ts';
+import { checkQuota } from './quota.ts';
 import { rowsById, tables } from './table.ts';
 import { cancelTasksOfAgent } from './task.ts';
 
@@ -101,7 +102,7 @@ export function listAgents(operation: ReadOperation, page: PageArguments): Promi
 
 /**
  * Adds an agent to the caller's team.
- * @throws DomainError BAD_USER_INPUT, NAME_TAKEN
+ * @throws DomainError BAD_USER_INPUT, NAME_TAKEN, QUOTA_EXCEEDED
  */
 export async function createAgent(operation: WriteOperation, input: AgentInput): Promise<{ agentId: string }> {
   const { memory, toolIds, ...values } = parseInput(agentRules, input, 'input');
@@ -117,6 +118,7 @@ export async function createAgent(operation: WriteOperation, input: AgentInput):
   if (toolIds !== undefined) {
     await setAgentTools(operation, agent.id, toolIds);
   }
+  await checkQuota(operation, 'AGENTS');
   return { agentId: agent.id };
 }
 

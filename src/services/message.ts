@@ -6,6 +6,7 @@ import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { enqueueTask } from '../queue/task.ts';
 import { currentOrchestrator } from './orchestrator.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
+import { checkQuota, checkTokensLeft } from './quota.ts';
 import { takePosition } from './session.ts';
 import { rowsById, tables } from './table.ts';
 import { takeTurn } from './turn.ts';
@@ -60,12 +61,14 @@ export function listSessionMessages(
 /**
  * Stores the user's message and the task that leads to its answer in one commit. With a target that agent answers;
  * without one the orchestrator plans, and the team answers together.
- * @throws DomainError BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL, NO_AGENTS
+ * @throws DomainError BAD_USER_INPUT, MESSAGE_TOO_LARGE, NOT_FOUND, SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL, NO_AGENTS,
+ *   QUOTA_EXCEEDED
  */
 export async function sendMessage(operation: WriteOperation, input: SendMessageInput): Promise<SentMessage> {
   const { sessionId, content } = input;
   const agentId = input.targetAgentId ?? null;
   checkContent(content);
+  await checkTokensLeft(operation);
   const laneId = agentId ?? (await orchestratorLane(operation));
   const lane = { id: laneId, kind: agentId === null ? 'ORCHESTRATOR' : 'AGENT' } as const;
   await takeTurn(operation, lane, { id: sessionId, policy: input.busyPolicy ?? null });
@@ -84,6 +87,7 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
     messageId: message.id,
     sessionOrder: position,
   });
+  await checkQuota(operation, 'CONCURRENT_TASKS');
   operation.emit({ type: 'message_created', sessionId, messageId: message.id });
   if (agentId !== null) {
     operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId: message.id });

@@ -6,6 +6,7 @@ import type { SessionModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { parseInput, required, text } from './input.ts';
 import { type Condition, type List, loadPage, type Page, type PageArguments } from './page.ts';
+import { checkQuota } from './quota.ts';
 import { rowsById, tables } from './table.ts';
 import { cancelTasksOfSession } from './task.ts';
 
@@ -72,7 +73,7 @@ export function listSessions(
   return loadPage(operation, sessionList, page, conditions);
 }
 
-/** Opens a session. @throws DomainError BAD_USER_INPUT */
+/** Opens a session. @throws DomainError BAD_USER_INPUT, QUOTA_EXCEEDED */
 export async function createSession(
   operation: WriteOperation,
   input: SessionInput,
@@ -83,6 +84,7 @@ export async function createSession(
   if (row === undefined) {
     throw new Error('the session was not stored');
   }
+  await checkQuota(operation, 'SESSIONS');
   return { sessionId: row.id };
 }
 

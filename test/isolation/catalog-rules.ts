@@ -108,5 +108,5 @@ export const expectedDefiners: readonly [RegExp, owner: string, callers: string[
     ['app_worker'],
   ],
   // Triggers and what they call.
-  [/^queue\.(add_tenant|count_(tasks|lanes)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
+  [/^queue\.(add_tenant|count_(tasks|lanes|bytes)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
 ];
