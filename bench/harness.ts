@@ -20,6 +20,8 @@ export interface Check {
 export interface Measured {
   readonly series: readonly Series[];
   readonly checks: readonly Check[];
+  /** Pictures for the documentation, by file name. */
+  readonly pictures?: ReadonlyMap<string, string>;
 }
 
 export interface BenchOptions {
@@ -41,7 +43,7 @@ export interface Bench {
 }
 
 /** What `--json` prints. */
-export interface Report extends Measured {
+export interface Report extends Omit<Measured, 'pictures'> {
   readonly name: string;
   readonly machine: string;
   /** Rounds per contender. */

@@ -1,5 +1,7 @@
+import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { events } from './events/bench.ts';
+import { fairness } from './fairness/bench.ts';
 import { graphql } from './graphql/bench.ts';
 import { describeMachine, type Report } from './harness.ts';
 import { isolation } from './isolation/bench.ts';
@@ -7,7 +9,7 @@ import { load } from './load-test/bench.ts';
 import { queue } from './queue/bench.ts';
 import { formatReport, updatePage } from './report.ts';
 
-const benches = [graphql, events, queue, load, isolation];
+const benches = [graphql, events, queue, load, isolation, fairness];
 const page = 'docs/benchmarks.md';
 const usage = `npm run bench -- NAME [--json] [--rounds N] [--seconds N] [--update-docs]
 
@@ -36,7 +38,7 @@ if (bench === undefined || !Number.isInteger(rounds) || rounds < 3 || !(seconds 
   process.exitCode = positionals.length === 0 ? 0 : 2;
 } else {
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
-  const measured = await bench.run({ rounds, seconds, dataFolder: '.retinue/bench', log });
+  const { pictures, ...measured } = await bench.run({ rounds, seconds, dataFolder: '.retinue/bench', log });
   const report: Report = { name: bench.name, machine: describeMachine(), runs: rounds, ...measured };
   const figures = formatReport(
     report,
@@ -49,6 +51,9 @@ if (bench === undefined || !Number.isInteger(rounds) || rounds < 3 || !(seconds 
   }
   if (values['update-docs']) {
     await updatePage(page, bench.name, figures);
+    for (const [name, picture] of pictures ?? []) {
+      await writeFile(`docs/images/${name}`, picture);
+    }
   }
   if (values.json) {
     process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);

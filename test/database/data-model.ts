@@ -174,6 +174,9 @@ function columnType(field: ModelField, enumNames: Map<string, string>): string {
   if (native === 'Uuid') {
     return `uuid${list}`;
   }
+  if (native === 'Date') {
+    return `date${list}`;
+  }
   if (native === 'Timestamptz') {
     const digits = parameters[0] ?? '6';
     // Six digits is what Postgres keeps when no number is given.

@@ -130,6 +130,8 @@ function madeUpValue(type: string, text: string, number: number): unknown {
     return new Date(Date.now() + 86_400_000);
   }
   switch (type) {
+    case 'date':
+      return `2026-01-0${number + 1}`;
     case 'text':
       return text;
     case 'uuid':
