@@ -12,7 +12,7 @@ export interface ServiceSettings {
   readonly publicKey: string;
 }
 
-/** The service's own defaults, but for where things are. */
+/** The service's own defaults, but for where things are, and limits of single users that a load of few users would meet. */
 export function serviceConfig(settings: ServiceSettings): Config {
   return readConfig({
     DATABASE_URL: settings.appUrl,
@@ -25,6 +25,12 @@ export function serviceConfig(settings: ServiceSettings): Config {
     MODEL_API_KEY: settings.modelKey,
     MODEL_NAME: 'offline-1',
     PORT: '0',
+    RATE_LIMIT_REQUESTS: '1000000',
+    RATE_LIMIT_SEND: '1000000',
+    MODEL_REQUESTS_PER_MINUTE: '10000000',
+    MODEL_TOKENS_PER_MINUTE: '10000000000',
+    QUOTA_TOKENS_PER_DAY: '1000000000',
+    SLOW_AFTER_DENIALS: '1000000',
     LOG_LEVEL: 'warn',
     SHUTDOWN_TIMEOUT: '5000',
   });
