@@ -93,7 +93,7 @@ async function runAgain(operation: WriteOperation, approval: ApprovalModel, task
   const at = positionOfCall(approval.callId ?? '');
   const [answer] = await operation.query(answerWith, [userId, task.id, at]);
   const calls = answer?.output.toolCalls ?? [];
-  const isWhole = task.agentId !== null && task.laneId !== null && task.messageId !== null && approval.toolId !== null;
+  const isWhole = task.agentId !== null && task.laneId !== null && approval.toolId !== null;
   if (!isWhole || answer === undefined || !(await reserveLane(operation, task.laneId ?? '', 'id'))) {
     throw gone();
   }

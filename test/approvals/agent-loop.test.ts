@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { DomainError } from '../../src/errors.ts';
 import { ToolResultPendingError } from '../../src/runner/tool.ts';
+import { askOtherAgent } from '../../src/runner/tools/ask-agent.ts';
 import { rowId } from '../isolation/world.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { type AgentLoop, type Someone, startAgentLoop } from './agent-loop.ts';
@@ -382,6 +383,43 @@ describe('what expired and is asked for again after its task has gone on', () =>
     await loop.work();
     expect(await read(ada, second.task.id)).toMatchObject({ state: 'COMPLETED' });
     expect(loop.effects).toEqual([]);
+  });
+
+  it('of an agent that another one asked is a run that answers the message itself', async () => {
+    const ada = await loop.addUser();
+    await ada.user.ask(
+      'mutation { createAgent(input: { name: "Helper", instructions: "You are Helper." }) { agent { id } } }',
+    );
+    await loop.addTool(ada, 'ask_agent', { call: askOtherAgent(), argumentsSchema: {} });
+    await loop.addTool(ada, 'send_mail', { dangerous: true });
+    loop.service.model.setScript([
+      {
+        match: 'mail',
+        matchSystem: 'Mailer',
+        reply: [{ name: 'ask_agent', arguments: { agent: 'Helper', question: 'mail Bob' } }],
+      },
+      { match: 'mail', matchSystem: 'Helper', reply: [{ name: 'send_mail', arguments: { to: 'Bob' } }] },
+      { match: 'mail', matchSystem: 'Helper', reply: 'I could not.' },
+      { match: 'mail', matchSystem: 'Mailer', reply: 'It could not.' },
+      { match: 'mail', matchSystem: 'Helper', reply: 'I sent it.' },
+    ]);
+    const task = await loop.send(ada, 'mail Bob');
+    await loop.work();
+    await loop.look(
+      `UPDATE approvals SET created_at = created_at - interval '1 hour', expires_at = now() - interval '1 minute'
+      WHERE user_id = $1`,
+      [ada.userId],
+    );
+    await loop.upkeep();
+    await loop.work();
+    expect(await read(ada, task)).toMatchObject({ state: 'COMPLETED', answer: 'It could not.' });
+    const asked = await ada.user.ask('{ approvals { edges { node { id } } } }');
+    const { data, errors } = await ada.user.ask(again, { id: asked.data.approvals.edges[0].node.id });
+    expect(errors).toEqual([]);
+    await decide(ada, data.requestAgain.approval.id);
+    await loop.work();
+    expect(called()).toEqual(['send_mail Bob']);
+    expect(await read(ada, data.requestAgain.approval.task.id)).toMatchObject({ answer: 'I sent it.' });
   });
 
   it('is refused when the agent was deleted', async () => {
