@@ -28,7 +28,7 @@ export interface Load {
 
 const users = 8;
 const pause = 300;
-const attemptDeadline = 5_000;
+const attemptDeadline = 8_000;
 /** A client gives up on a message after so long, in milliseconds. */
 const messageDeadline = 60_000;
 

@@ -59,19 +59,31 @@ export function nodePart(options: {
 }): Part {
   let child: ChildProcess | null = null;
   const isOver = (one: ChildProcess): boolean => one.exitCode !== null || one.signalCode !== null;
+  const startProgram = (): ChildProcess => {
+    const started = spawn(process.execPath, options.args, {
+      env: { PATH: process.env['PATH'] ?? '', ...options.environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    const log = createWriteStream(options.logFile, { flags: 'a' });
+    started.stdout.pipe(log, { end: false });
+    started.stderr.pipe(log, { end: false });
+    return started;
+  };
   return {
     start: async () => {
-      const started = spawn(process.execPath, options.args, {
-        env: { PATH: process.env['PATH'] ?? '', ...options.environment },
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
-      const log = createWriteStream(options.logFile, { flags: 'a' });
-      started.stdout.pipe(log, { end: false });
-      started.stderr.pipe(log, { end: false });
-      child = started;
-      const isSettled = async (): Promise<boolean> => isOver(started) || (await options.isReady().catch(() => false));
-      if (!(await waitUntil(isSettled, startDeadline, 20)) || isOver(started)) {
-        throw new Error(`${options.args.join(' ')} did not come up; its log is ${options.logFile}`);
+      const end = performance.now() + startDeadline;
+      // As an orchestrator does: a process that ends before it is ready, for want of its database say, is started again.
+      for (let ready = false; !ready; ) {
+        const started = startProgram();
+        child = started;
+        const isSettled = async (): Promise<boolean> => {
+          ready = !isOver(started) && (await options.isReady().catch(() => false));
+          return ready || isOver(started);
+        };
+        await waitUntil(isSettled, Math.max(0, end - performance.now()), 20);
+        if (!ready && performance.now() > end) {
+          throw new Error(`${options.args.join(' ')} did not come up; its log is ${options.logFile}`);
+        }
       }
     },
     stop: async () => {

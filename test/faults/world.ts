@@ -40,14 +40,16 @@ const settings = {
   HEARTBEAT_INTERVAL: '1000',
   SHUTDOWN_TIMEOUT: '5000',
   POOL_SIZE: '10',
-  POOL_TIMEOUT: '2000',
-  STATEMENT_TIMEOUT: '3000',
+  POOL_TIMEOUT: '5000',
+  STATEMENT_TIMEOUT: '5000',
   LOG_LEVEL: 'info',
 };
 
 /** Starts everything anew, over data folders that are emptied first. */
 export async function startWorld(folder: string): Promise<World> {
   await using started = new AsyncDisposableStack();
+  // Parts may join later, when what is started now has been handed over.
+  let owned: AsyncDisposableStack = started;
   await rm(folder, { recursive: true, force: true });
   await mkdir(join(folder, 'logs'), { recursive: true });
   const dataFolder = await realpath(folder);
@@ -55,7 +57,7 @@ export async function startWorld(folder: string): Promise<World> {
   const use = async (part: Part): Promise<Part> => {
     await part.start();
     // Also what was paused has to end.
-    started.defer(() => part.kill());
+    owned.defer(() => part.kill());
     return part;
   };
 
@@ -153,6 +155,7 @@ export async function startWorld(folder: string): Promise<World> {
   }
 
   const all = started.move();
+  owned = all;
   return {
     postgres,
     redis,
