@@ -77,6 +77,9 @@ subscription Events {
       message { role content agent { name } }
     }
     ... on AgentStatusChanged { agent { name } status }
+    ... on TaskPlanCreated {
+      plan { tasks { agentName instruction dependsOn } }
+    }
     ... on TaskFailed { code willRetry }
   }
 }
@@ -106,6 +109,31 @@ mutation SendMessage($input: SendMessageInput!) {
         null,
         2,
       ),
+    },
+    {
+      query: `# 6. Without a target the whole team answers:
+# watch the plan in tab 3.
+mutation AskTeam($sessionId: ID!) {
+  sendMessage(input: {
+    sessionId: $sessionId
+    content: "Research shade plants, then write a short list."
+  }) {
+    message { plan { id state } }
+  }
+}
+`,
+      variables: JSON.stringify({ sessionId: '' }, null, 2),
+    },
+    {
+      query: `# 7. What waits for your decision.
+query WaitingForYou {
+  approvals(states: [PENDING]) {
+    edges {
+      node { id kind toolName arguments expiresAt }
+    }
+  }
+}
+`,
     },
   ];
 }

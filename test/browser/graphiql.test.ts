@@ -62,7 +62,7 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true')('Grap
     await page.reload();
     await run();
     await answer('Researcher');
-    expect(await page.locator('[role=tab]').allInnerTexts()).toHaveLength(5);
+    expect(await page.locator('[role=tab]').allInnerTexts()).toHaveLength(7);
     // A token in the browser's storage would outlive its day and shut out the next one.
     expect(await page.evaluate('JSON.stringify(localStorage)')).not.toContain('Bearer');
     expect(faults).toEqual([]);

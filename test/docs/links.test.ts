@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, join, normalize } from 'node:path';
 import { buildSchema, parse, validate } from 'graphql';
 import { describe, expect, it } from 'vitest';
+import { graphiqlOptions } from '../../src/graphiql.ts';
 import { anchorsOf, codeBlocks, type Page, readPage, readPages } from './pages.ts';
 
 const pages = await readPages();
@@ -72,6 +73,13 @@ describe('the documentation', () => {
       .filter(({ lang }) => lang === 'graphql')
       .flatMap(({ value }) => validate(schema, parse(value)).map(({ message }) => message));
     expect(faults).toEqual([]);
+  });
+
+  it('and the ready examples of GraphiQL fit the schema', async () => {
+    const schema = buildSchema(await readFile('schema.graphql', 'utf8'));
+    const tabs = graphiqlOptions(null, new URL('http://localhost/graphql')).defaultTabs ?? [];
+    expect(tabs.length).toBeGreaterThan(0);
+    expect(tabs.flatMap(({ query }) => validate(schema, parse(query ?? '')).map(({ message }) => message))).toEqual([]);
   });
 
   it('leads to every page from the one that everybody opens first', async () => {
