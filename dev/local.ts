@@ -72,6 +72,7 @@ export async function startLocal(options: LocalOptions): Promise<LocalService> {
     DATABASE_URL: urls.app,
     WORKER_DATABASE_URL: urls.worker,
     REDIS_URL: stack.redisUrl ?? undefined,
+    QDRANT_URL: stack.qdrantUrl ?? undefined,
     TOKEN_ISSUER: developmentIssuer,
     TOKEN_AUDIENCE: developmentAudience,
     TOKEN_PUBLIC_KEY: JSON.stringify(key.publicKey),

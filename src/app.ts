@@ -9,6 +9,7 @@ import { createDatabase, type Database } from './adapters/postgres.ts';
 import { createPageReader } from './adapters/readable-page.ts';
 import { assertConfinedRole } from './adapters/role.ts';
 import { createLimits, createTerms } from './app/limits.ts';
+import { createMemoryIndex } from './app/memory.ts';
 import { createModels } from './app/model.ts';
 import { createStreams } from './app/streams.ts';
 import { createAuthenticator } from './auth.ts';
@@ -20,7 +21,9 @@ import { httpUrl, type ProcessParts, startProcessParts } from './process.ts';
 import { createSchema } from './resolvers/schema.ts';
 import { composeAnswer } from './runner/compose-answer.ts';
 import { createPlanner } from './runner/make-plan.ts';
+import { startMemoryUpkeep } from './runner/memory-upkeep.ts';
 import { createAgentRunner } from './runner/run-agent.ts';
+import { createMemoryHandlers, memoryTaskKinds } from './runner/run-memory.ts';
 import { askOtherAgent } from './runner/tools/ask-agent.ts';
 import { calculate, currentTime, fetchPage } from './runner/tools/built-in.ts';
 import { createToolLoader } from './runner/tools/load.ts';
@@ -102,6 +105,8 @@ export async function startApi(config: Config, log: Log, shared?: Parts): Promis
     feeds,
     streams,
     tools: createToolResources(outgoing, config.SECRET_KEYS),
+    memory: createMemoryIndex(config),
+    modelFor: parts.modelFor ?? createModels(config, log, parts),
     log,
     metrics,
     tracing,
@@ -154,6 +159,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
   const outgoing = createOutgoing({ allowedOrigins: config.OUTGOING_ALLOW });
   started.defer(() => outgoing.close());
   const tools = createToolResources(outgoing, config.SECRET_KEYS);
+  const memory = createMemoryIndex(config);
   const worker = await startWorker(
     {
       ...resources,
@@ -176,7 +182,9 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
         }),
         PLAN: createPlanner({ timeout: config.PLANNING_TIMEOUT, cacheLife: config.PLAN_CACHE_LIFE }),
         COMPOSE: composeAnswer,
+        ...createMemoryHandlers(memory),
       },
+      backgroundKinds: memoryTaskKinds,
       slots: config.WORKER_SLOTS,
       pollInterval: config.WORKER_POLL_INTERVAL,
       lease: config.TASK_LEASE,
@@ -192,12 +200,17 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
       eventsPerSession: config.EVENTS_PER_SESSION,
     },
   });
+  const stopMemoryUpkeep = startMemoryUpkeep(resources, worker.id, {
+    lease: config.TASK_LEASE,
+    vectors: memory.vectors,
+    unusedDays: config.MEMORY_UNUSED_DAYS,
+  });
   const all = started.move();
   return {
     monitorUrl: parts.monitorUrl,
     stop: async () => {
       parts.beginStop();
-      await stopUpkeep();
+      await Promise.all([stopUpkeep(), stopMemoryUpkeep()]);
       await worker.stop();
       await all.disposeAsync();
       log.info('worker stopped');
@@ -207,12 +220,16 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
 
 async function startParts(config: Config, serviceName: string, databaseUrl: string, log: Log): Promise<Parts> {
   const model = createModelProbe({ baseUrl: config.MODEL_BASE_URL, apiKey: config.MODEL_API_KEY });
+  const { vectors } = createMemoryIndex(config);
   const parts = await startProcessParts(
     {
       databaseUrl,
       redisUrl: config.REDIS_URL ?? null,
-      // Tasks wait for the model; everything else goes on.
-      dependencies: { model: { required: false, ask: model } },
+      // Tasks wait for the model, and memories are searched by words; everything else goes on.
+      dependencies: {
+        model: { required: false, ask: model },
+        qdrant: { required: false, ask: async () => (await vectors?.status()) ?? 'not configured' },
+      },
       tracing:
         config.TRACES_URL === undefined ? null : { url: config.TRACES_URL, ratio: config.TRACES_RATIO, serviceName },
       monitor: config.METRICS_PORT === undefined ? null : { host: config.METRICS_HOST, port: config.METRICS_PORT },

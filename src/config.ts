@@ -73,6 +73,18 @@ const rules = z
       .min(1)
       .default('text-embedding-3-small')
       .describe('Model that turns texts into vectors, at the same endpoint.'),
+    QDRANT_URL: z
+      .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+      .optional()
+      .describe('Qdrant, the index of memories. Without it memories are searched by words alone.'),
+    QDRANT_API_KEY: z.string().min(1).optional().describe('Key for Qdrant.'),
+    MEMORY_SEARCH_TIMEOUT: milliseconds(1_000).describe(
+      "Longest wait for Qdrant, and for the question's vector; then words alone answer.",
+    ),
+    MEMORY_WRITE_TIMEOUT: milliseconds(60_000).describe('Longest write to Qdrant.'),
+    MEMORY_UNUSED_DAYS: count(30, 3_650).describe(
+      'Days after which the collection of a memory that nobody used is dropped. The next search has it made anew.',
+    ),
     TOKEN_ISSUER: z.string().min(1).describe('The `iss` that tokens must carry.'),
     TOKEN_AUDIENCE: z.string().min(1).default('retinue').describe('The `aud` that tokens must carry.'),
     TOKEN_JWKS_URL: z.url().optional().describe("The identity provider's key set. Give this or TOKEN_PUBLIC_KEY."),
@@ -184,7 +196,7 @@ const rules = z
     QUOTA_TOKENS_PER_DAY: count(10_000_000, Number.MAX_SAFE_INTEGER).describe('Most tokens on a day of UTC, likewise.'),
     RATE_LIMIT_REQUESTS: count(100, 1_000_000).describe('Requests a minute of one user.'),
     RATE_LIMIT_SEND: count(30, 1_000_000).describe('Messages a minute of one user.'),
-    RATE_LIMIT_INGEST: count(10, 1_000_000).describe('Documents and folders for memory a minute of one user.'),
+    RATE_LIMIT_INGEST: count(60, 1_000_000).describe('Documents and folders for memory a minute of one user.'),
     SLOW_AFTER_DENIALS: count(20, 1_000_000).describe(
       'Denied attempts a minute (bad tokens, ids that are not there, requests over a limit) of one user or address after which answers to them are slowed.',
     ),

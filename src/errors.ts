@@ -19,6 +19,8 @@ export const errorCodes = {
   APPROVAL_EXPIRED: 'Its time to be decided is over, which counts as declined. `requestAgain` asks anew.',
   APPROVAL_CANCELLED: 'What asked for it was cancelled, so that there is nothing to decide.',
   APPROVAL_MISMATCH: 'It asks for something else than what `argumentsHash` says you were shown. Read it again.',
+  MEMORY_INDEX_UNAVAILABLE:
+    'The index of the memory is away. Text is stored all the same and found by words; what waits for the index goes on by itself.',
   MODEL_UNAVAILABLE: 'The model did not answer in time or could not be reached.',
   MODEL_RATE_LIMITED: 'The model provider refuses more requests for now.',
   MODEL_BUSY:

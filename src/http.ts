@@ -36,6 +36,8 @@ export interface HttpOptions {
   feeds: EventFeeds;
   streams: StreamHub;
   tools: Context['tools'];
+  memory: Context['memory'];
+  modelFor: Context['modelFor'];
   log: Log;
   metrics: Metrics;
   tracing: Tracing;
@@ -181,6 +183,8 @@ function contextFor(options: HttpOptions, principal: Principal, operation: Opera
     readEvents: (wanted) => options.feeds.read(principal.userId, wanted),
     rates: options.limits.rates,
     takeCostly: (name) => takeCostly(options.limits.rates, name, principal.userId),
+    memory: options.memory,
+    modelFor: options.modelFor,
     mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
     tools: options.tools,
   };

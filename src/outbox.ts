@@ -29,6 +29,15 @@ export type NewEvent =
       planId: string;
       state: 'COMPLETED' | 'FAILED' | 'CANCELLED' | 'REJECTED' | 'EXPIRED';
     }
+  | { type: 'ingest_progress'; sessionId: null; taskId: string; agentId: string; pending: number }
+  | {
+      type: 'context_retrieved';
+      sessionId: string | null;
+      taskId: string;
+      agentId: string;
+      matches: number;
+      degraded: boolean;
+    }
   | { type: 'message_created'; sessionId: string; messageId: string };
 
 export type EventType = NewEvent['type'];

@@ -98,10 +98,16 @@ export interface TestService {
 /**
  * The real service over a database of its own: API, worker (unless left out) and the offline model.
  * API and worker share a channel as they do in one process, unless `separate` says that each has its own as they do in
- * two. With `redis: true` live messages go through the real Redis.
+ * two. With `redis: true` live messages go through the real Redis, with `qdrant: true` memories are searched in the real Qdrant.
  */
 export async function startTestService(
-  options: { worker?: boolean; redis?: boolean; separate?: boolean; environment?: Record<string, string> } = {},
+  options: {
+    worker?: boolean;
+    redis?: boolean;
+    qdrant?: boolean;
+    separate?: boolean;
+    environment?: Record<string, string>;
+  } = {},
 ): Promise<TestService> {
   await using started = new AsyncDisposableStack();
   const database = await createTestDatabase();
@@ -113,10 +119,15 @@ export async function startTestService(
   if (options.redis === true && redisUrl === null) {
     throw new Error('this test needs Redis: install redis-server or set REDIS_URL');
   }
+  const qdrantUrl = inject('qdrantUrl');
+  if (options.qdrant === true && qdrantUrl === null) {
+    throw new Error('this test needs Qdrant: install its optional package');
+  }
   const config = readConfig({
     DATABASE_URL: database.appUrl,
     WORKER_DATABASE_URL: database.workerUrl,
     REDIS_URL: options.redis === true ? (redisUrl ?? undefined) : undefined,
+    QDRANT_URL: options.qdrant === true ? (qdrantUrl ?? undefined) : undefined,
     MODEL_BASE_URL: model.url,
     MODEL_API_KEY: model.apiKey,
     MODEL_NAME: 'offline-1',

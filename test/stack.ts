@@ -11,18 +11,18 @@ declare module 'vitest' {
     templateUrl: string;
     ownerPassword: string;
     redisUrl: string | null;
+    qdrantUrl: string | null;
     /** Program to run Chromium, or the reason why there is none. */
     chromium: { path: string } | { missing: string };
   }
 }
 
-/** Starts real Postgres and Redis once for all test files, and makes the database that each file copies. */
+/** Starts real Postgres, Redis and Qdrant once for all test files, and makes the database that each file copies. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const dataFolder = '.retinue/test';
   await mkdir(dataFolder, { recursive: true });
   const stack = await startStack({
     dataFolder,
-    qdrant: false,
     redisUrl: process.env['REDIS_URL'],
     // Tests prove behaviour over killed processes, not over a lost power supply.
     postgresSettings: { fsync: 'off', max_connections: '400' },
@@ -51,6 +51,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   project.provide('templateUrl', template.href);
   project.provide('ownerPassword', ownerPassword);
   project.provide('redisUrl', stack.redisUrl);
+  project.provide('qdrantUrl', stack.qdrantUrl);
   project.provide('chromium', await findChromium(dataFolder));
   return () => stack.stop();
 }

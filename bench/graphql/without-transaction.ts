@@ -53,6 +53,8 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
       describeFault: String,
     }),
     tools: createToolResources(outgoing, []),
+    memory: { vectors: null, embeddingModel: 'none', embedTimeout: 1 },
+    modelFor: () => ({ chat: refuse, embed: refuse }),
     log,
     metrics: createMetrics(),
     tracing: createTracing(null),
@@ -120,4 +122,8 @@ function createOneUserDatabase(settings: OneUserSettings): Database {
     usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: () => pool.end(),
   };
+}
+
+async function refuse(): Promise<never> {
+  throw new Error('there is no model to ask');
 }

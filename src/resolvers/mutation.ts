@@ -5,7 +5,12 @@ import type { Context } from '../schema/builder.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 
 /** Fields that lead to calls of a model or to much work, and the limit that each counts for. */
-const costly: Readonly<Record<string, RateLimitName>> = { sendMessage: 'SEND' };
+const costly: Readonly<Record<string, RateLimitName>> = {
+  sendMessage: 'SEND',
+  ingestDocuments: 'INGEST',
+  syncSource: 'INGEST',
+  rebuildMemory: 'INGEST',
+};
 
 /**
  * Runs a mutation field: in a transaction of its own, and once per Idempotency-Key.

@@ -4,6 +4,7 @@ import { addApproval } from '../schema/approval.ts';
 import { addApprovalGrant } from '../schema/approval-grant.ts';
 import { createBuilder } from '../schema/builder.ts';
 import { addEvent } from '../schema/event.ts';
+import { addMemory } from '../schema/memory.ts';
 import { addMessage } from '../schema/message.ts';
 import { addOrchestrator } from '../schema/orchestrator.ts';
 import { addPlan } from '../schema/plan.ts';
@@ -16,6 +17,7 @@ import { addAgentFields } from './agent.ts';
 import { addApprovalFields } from './approval.ts';
 import { addApprovalGrantFields } from './approval-grant.ts';
 import { addEventFields } from './event.ts';
+import { addMemoryFields } from './memory.ts';
 import { addMessageFields } from './message.ts';
 import { addOrchestratorFields } from './orchestrator.ts';
 import { addPlanFields } from './plan.ts';
@@ -48,6 +50,7 @@ export function createSchema(): GraphQLSchema {
     planState: plan.state,
     fallbackReason: plan.fallbackReason,
   });
+  const memory = addMemory(builder);
 
   const usage = addUsage(builder);
 
@@ -63,5 +66,6 @@ export function createSchema(): GraphQLSchema {
   addOrchestratorFields(builder, orchestrator);
   addPlanFields(builder);
   addEventFields(builder, event);
+  addMemoryFields(builder, memory);
   return builder.toSchema();
 }

@@ -9,6 +9,8 @@ import type {
   AgentModel,
   ApprovalGrantModel,
   ApprovalModel,
+  MemoryDocumentModel,
+  MemoryJobModel,
   MessageModel,
   OrchestratorModel,
   PlanModel,
@@ -16,10 +18,12 @@ import type {
   TaskModel,
   UserModel,
 } from '../generated/prisma/models.ts';
+import type { ModelFor } from '../governor/caller.ts';
 import type { Operation, WriteOperation } from '../operation.ts';
 import type { ReadingRequest } from '../services/event-feeds.ts';
 import type { EventReading } from '../services/event-reading.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
+import type { MemoryIndex } from '../services/memory-search.ts';
 import { defaultPageSize, maximumPageSize } from '../services/page.ts';
 import type { ToolRow } from '../services/table.ts';
 import type { ToolResources } from '../services/tool-resources.ts';
@@ -39,6 +43,9 @@ export interface Context {
   takeCostly(name: RateLimitName): Promise<void>;
   /** What rules about tools need beside the database. */
   tools: ToolResources;
+  /** Where memories are searched beside the database. */
+  memory: MemoryIndex;
+  modelFor: ModelFor;
   /** Runs a mutation field in a transaction of its own, once per Idempotency-Key. */
   mutate<Outcome extends MutationOutcome>(
     field: { path: string; request: unknown },
@@ -63,6 +70,8 @@ export interface SchemaTypes {
     Message: MessageModel;
     Task: TaskModel;
     Tool: ToolRow;
+    MemoryDocument: MemoryDocumentModel;
+    MemoryJob: MemoryJobModel;
     Approval: ApprovalModel;
     ApprovalGrant: ApprovalGrantModel;
     Orchestrator: OrchestratorModel;

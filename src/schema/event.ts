@@ -44,6 +44,14 @@ const loggedTypes = {
   },
   plan_retried: { name: 'PlanRetried', description: 'What failed of a plan runs again.' },
   plan_ended: { name: 'PlanEnded', description: 'A plan came to its end, whichever it is.' },
+  ingest_progress: {
+    name: 'IngestProgress',
+    description: 'The index of a memory got on with what was written. Told at most once a second, and at the end.',
+  },
+  context_retrieved: {
+    name: 'ContextRetrieved',
+    description: 'An agent searched its memory before it answers; the answer carries what was found as `citations`.',
+  },
   message_created: { name: 'MessageCreated', description: 'A message was stored: yours or an answer.' },
 } as const satisfies Record<EventType, { name: string; description: string }>;
 
@@ -122,6 +130,8 @@ export function addEvent(
   const planCreated = logged('task_plan_created');
   const planRetried = logged('plan_retried');
   const planEnded = logged('plan_ended');
+  const ingested = logged('ingest_progress');
+  const retrieved = logged('context_retrieved');
 
   for (const ref of [
     started,
@@ -133,6 +143,8 @@ export function addEvent(
     called,
     toolRequested,
     planRequested,
+    ingested,
+    retrieved,
   ]) {
     builder.objectField(ref, 'task', (t) =>
       t.field({
@@ -174,7 +186,7 @@ export function addEvent(
       resolve: (item) => text(item, 'state') as PlanState,
     }),
   );
-  for (const ref of [called, changed]) {
+  for (const ref of [called, changed, ingested, retrieved]) {
     builder.objectField(ref, 'agent', (t) =>
       t.field({
         type: 'Agent',
@@ -194,6 +206,21 @@ export function addEvent(
       }),
     );
   }
+  builder.objectField(ingested, 'pending', (t) =>
+    t.float({
+      description: 'Chunks that the index still has to be told of.',
+      resolve: (item) => Number(item.event.data['pending']),
+    }),
+  );
+  builder.objectField(retrieved, 'matches', (t) =>
+    t.int({ description: 'How many chunks were found.', resolve: (item) => Number(item.event.data['matches']) }),
+  );
+  builder.objectField(retrieved, 'degraded', (t) =>
+    t.boolean({
+      description: 'Whether words alone were searched, because meaning could not be.',
+      resolve: (item) => item.event.data['degraded'] === true,
+    }),
+  );
   builder.objectField(started, 'attempt', (t) =>
     t.int({ description: 'Which attempt, from 1.', resolve: (item) => Number(item.event.data['attempt']) }),
   );

@@ -59,7 +59,7 @@ export async function startAttempt(
   timeout: number,
 ): Promise<{ task: TaskModel; remaining: number }> {
   const { task, remaining } = await openAttempt(operation, claim, timeout);
-  if (task.agentId !== null) {
+  if (task.agentId !== null && occupiesAgent(claim)) {
     await markAgentBusy(operation, task.agentId);
   }
   operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: task.id, attempt: task.attempt });
@@ -90,7 +90,7 @@ export async function completeAttempt(
   store: (ended: EndedAttempt) => Promise<void> = async () => undefined,
 ): Promise<void> {
   const ended = await endAttempt(operation, claim, { state: 'COMPLETED' });
-  await settle(operation, ended, 'completed');
+  await settle(operation, claim, ended, 'completed');
   await store(ended);
   operation.emit({ type: 'task_completed', sessionId: ended.sessionId, taskId: claim.taskId });
   if (ended.planId !== null) {
@@ -127,7 +127,7 @@ async function fail(operation: WriteOperation, claim: Claim, failure: Failure, s
       : { state: 'RETRYING', code, message, dueAt: new Date(operation.clock.now().getTime() + delay) },
   );
   if (settlesAgent) {
-    await settle(operation, ended, { failure: message });
+    await settle(operation, claim, ended, { failure: message });
   }
   if (delay === null) {
     // A task that waited for several things may end while its user is still asked.
@@ -187,7 +187,7 @@ export async function suspendAttempt(operation: WriteOperation, claim: Claim, wa
   for (const approval of wait.asked) {
     approvalIds.push(await requestApproval(operation, approval));
   }
-  await settle(operation, ended, 'waiting');
+  await settle(operation, claim, ended, 'waiting');
   const wereDecided = wait.pending > 0 && (await countPendingApprovals(operation, claim.taskId)) === 0;
   if (wereDecided || (await wait.isReady(operation))) {
     await resumeTask(operation, claim.taskId);
@@ -195,8 +195,13 @@ export async function suspendAttempt(operation: WriteOperation, claim: Claim, wa
   return approvalIds;
 }
 
-async function settle(operation: WriteOperation, ended: EndedAttempt, end: TaskEnd): Promise<void> {
-  if (ended.agentId !== null) {
+/** Work on an agent's memory goes on beside the agent, in a lane of its own: it says nothing of what the agent is doing. */
+function occupiesAgent(claim: Claim): boolean {
+  return !['INGEST', 'PRUNE', 'REBUILD'].includes(claim.kind);
+}
+
+async function settle(operation: WriteOperation, claim: Claim, ended: EndedAttempt, end: TaskEnd): Promise<void> {
+  if (ended.agentId !== null && occupiesAgent(claim)) {
     await settleAgent(operation, ended.agentId, ended.running ?? 0, end);
   }
 }

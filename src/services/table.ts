@@ -6,6 +6,9 @@ import type {
   ApprovalModel,
   EventModel,
   McpServerModel,
+  MemoryDocumentModel,
+  MemoryJobModel,
+  MemoryModel,
   MessageModel,
   OrchestratorModel,
   PlanModel,
@@ -56,6 +59,9 @@ export const tables = {
   approvalGrant: table<ApprovalGrantModel>('approval_grants', Prisma.ApprovalGrantScalarFieldEnum),
   tool: table<ToolRow>('tools', withoutSealed(Prisma.ToolScalarFieldEnum)),
   mcpServer: table<McpServerRow>('mcp_servers', withoutSealed(Prisma.McpServerScalarFieldEnum)),
+  memory: table<MemoryModel>('memories', Prisma.MemoryScalarFieldEnum),
+  memoryDocument: table<MemoryDocumentModel>('memory_documents', Prisma.MemoryDocumentScalarFieldEnum),
+  memoryJob: table<MemoryJobModel>('memory_jobs', Prisma.MemoryJobScalarFieldEnum),
   event: table<EventModel>('events', Prisma.EventScalarFieldEnum),
 } as const;
 

@@ -89,7 +89,7 @@ export async function trimEvents(
 }
 
 /** Does one after the other. One that can't be done must not keep the others from it, this time and every time. */
-async function doEach<Item>(items: readonly Item[], work: (item: Item) => Promise<unknown>): Promise<void> {
+export async function doEach<Item>(items: readonly Item[], work: (item: Item) => Promise<unknown>): Promise<void> {
   const faults: unknown[] = [];
   for (const item of items) {
     await work(item).catch((error: unknown) => faults.push(error));

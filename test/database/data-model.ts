@@ -105,7 +105,7 @@ export function describeModel(model: DataModel): string[] {
   ].sort();
 }
 
-/** The database in the same words. Unique indexes over expressions are beyond the model and left out. */
+/** The database in the same words. Unique indexes over expressions and generated columns are beyond the model and left out. */
 export async function describeDatabase(client: Pick<pg.ClientBase, 'query'>): Promise<string[]> {
   const tables = `relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'schema_migrations'`;
   const enums = await client.query<{ name: string; values: string[] }>(`
@@ -120,7 +120,7 @@ export async function describeDatabase(client: Pick<pg.ClientBase, 'query'>): Pr
   }>(`
     SELECT relname AS table, attname AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS required, atthasdef AS filled
     FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-    WHERE ${tables} AND attnum > 0 AND NOT attisdropped`);
+    WHERE ${tables} AND attnum > 0 AND NOT attisdropped AND attgenerated = ''`);
   const keys = await client.query<{ table: string; primary: boolean; columns: string[] }>(`
     SELECT relname AS table, indisprimary AS primary,
       ARRAY (SELECT attname::text FROM unnest(indkey[0:indnkeyatts - 1]) WITH ORDINALITY AS part (number, place)

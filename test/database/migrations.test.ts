@@ -117,7 +117,7 @@ describe('a hosted database, whose owner is no superuser', () => {
     await admin.query(`CREATE ROLE ${owner.role} LOGIN CREATEROLE PASSWORD '${owner.password}'`);
     // Roles belong to the cluster and are there already: their maker has this right over them.
     await admin.query(
-      `GRANT app_user, app_worker, app_queue, app_identity TO ${owner.role} WITH ADMIN TRUE, INHERIT FALSE`,
+      `GRANT app_user, app_worker, app_queue, app_identity, app_memory TO ${owner.role} WITH ADMIN TRUE, INHERIT FALSE`,
     );
     database = await createEmptyDatabase(owner);
   });

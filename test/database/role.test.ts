@@ -99,7 +99,7 @@ describe('a process of the service', () => {
       /"strong_\w+" owns tables \(agents\)/,
     ],
     [
-      'is a member of the engine, which sees the tasks of all users',
+      'is a member of the engine, which sees the lanes of all users',
       `CREATE ROLE ${stranger} LOGIN IN ROLE app_user, app_queue`,
       [],
       /"app_queue" sees the rows of all users \(\w+(, \w+)*\)/,

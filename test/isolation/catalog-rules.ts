@@ -1,7 +1,7 @@
 /** What the database must look like for users to be kept apart, and each exception with its reason. */
 
 /** The roles that the service's processes and functions act as. */
-export const serviceRoles = ['app_user', 'app_worker', 'app_queue', 'app_identity'];
+export const serviceRoles = ['app_user', 'app_worker', 'app_queue', 'app_identity', 'app_memory'];
 
 /** Roles that processes sign in as. The others own their functions and can't sign in. */
 export const loginRoles: ReadonlySet<string> = new Set(['app_user', 'app_worker']);
@@ -35,6 +35,12 @@ const exceptions: Record<string, string[]> = {
   tools: [everyRow('engine', 'SELECT', 'app_queue')],
   mcp_servers: [everyRow('engine', 'SELECT', 'app_queue')],
   agent_calls: [everyRow('engine', 'SELECT', 'app_queue')],
+  // Counts are kept by triggers. Upkeep finds over all users which memories are orphaned, unused or aging.
+  memories: [everyRow('engine', 'ALL', 'app_queue')],
+  agents: [everyRow('engine', 'SELECT', 'app_queue')],
+  // An index of words is used only where no policy comes before it: the function that uses it names the caller itself.
+  memory_chunks: [everyRow('search', 'SELECT', 'app_memory')],
+  memory_documents: [everyRow('search', 'SELECT', 'app_memory')],
 };
 
 function everyRow(name: string, command: 'ALL' | 'SELECT', role: string): string {
@@ -57,7 +63,7 @@ export const identityColumns: Record<string, readonly string[]> = {
 };
 
 /** Tables of the engine itself. They hold ids, counts and times only. */
-export const engineTables: ReadonlySet<string> = new Set(['tenants', 'lanes', 'workers']);
+export const engineTables: ReadonlySet<string> = new Set(['tenants', 'lanes', 'workers', 'memories']);
 
 /** Columns of other tables that the engine may read: never a text that anyone wrote. */
 export const engineReads: Record<string, readonly string[]> = {
@@ -72,6 +78,13 @@ export const engineReads: Record<string, readonly string[]> = {
   tools: ['user_id', 'id', 'secrets_key_id'],
   mcp_servers: ['user_id', 'id', 'secrets_key_id'],
   agent_calls: ['user_id', 'task_id', 'caller_task_id', 'settled_at'],
+  agents: ['user_id', 'id', 'memory_max_age_days'],
+};
+
+/** What the search by words may read: words and what can be filtered by, and no table beside these. */
+export const searchReads: Record<string, readonly string[]> = {
+  memory_chunks: ['user_id', 'id', 'memory_id', 'document_id', 'words'],
+  memory_documents: ['user_id', 'id', 'source', 'path', 'kind', 'updated_at'],
 };
 
 /** Columns of other tables that the engine may change. */
@@ -97,16 +110,24 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   // Upkeep finds over all users whose secrets an old key sealed.
   'tools_secrets_key_id_idx',
   'mcp_servers_secrets_key_id_idx',
+  // Upkeep finds over all users which memories are due for something.
+  'memories_orphaned_idx',
+  'memories_used_at_idx',
+  'memories_pruned_at_idx',
+  // Each chunk has a word that only its memory's chunks have, and every search asks for that word too.
+  'memory_chunks_words_idx',
 ]);
 
 /** Functions that run with their owner's rights: whose they are and who may call them. */
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
+  [/^app\.search_words\(.+\)$/, 'app_memory', ['app_user']],
+  [/^queue\.(orphaned_memories|unused_memories|aging_memories|memory_totals)\(.*\)$/, 'app_queue', ['app_worker']],
   [
     /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim|secrets_to_reseal|calls_to_settle)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],
   // Triggers and what they call.
-  [/^queue\.(add_tenant|count_(tasks|lanes|bytes)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
+  [/^queue\.(add_tenant|count_(tasks|lanes|bytes|documents)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
 ];

@@ -9,6 +9,7 @@ import {
   expectedPolicies,
   identityColumns,
   loginRoles,
+  searchReads,
   serviceRoles,
   tablesOfNobody,
 } from './catalog-rules.ts';
@@ -183,6 +184,8 @@ async function auditTablePrivileges(client: Client): Promise<string[]> {
       findings.push(what);
     } else if (role === 'app_queue' && !engineMay(table, column, privilege)) {
       findings.push(what);
+    } else if (role === 'app_memory' && !searchMay(table, column, privilege)) {
+      findings.push(what);
     }
   }
   return findings;
@@ -190,6 +193,10 @@ async function auditTablePrivileges(client: Client): Promise<string[]> {
 
 function identityMay(table: string, column: string | null, privilege: string): boolean {
   return table === 'users' && column !== null && identityColumns[privilege]?.includes(column) === true;
+}
+
+function searchMay(table: string, column: string | null, privilege: string): boolean {
+  return privilege === 'SELECT' && column !== null && searchReads[table]?.includes(column) === true;
 }
 
 function engineMay(table: string, column: string | null, privilege: string): boolean {

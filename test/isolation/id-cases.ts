@@ -15,6 +15,7 @@ export interface IdCase {
     | 'Orchestrator'
     | 'Plan'
     | 'Tool'
+    | 'MemoryDocument'
     | { cursorOf: string }
     | { search: true };
   /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
@@ -33,6 +34,19 @@ const orchestrator = 'id name instructions createdAt';
 const plan = `id planState: state request mermaid planTasks: tasks { key } edges { from to } message { content } answer { content } session { id title }
   planningTask { id } composingTask { id }`;
 const grant = 'id toolName agent { id name } session { id title }';
+
+const memoryDocument = 'id source path contentHash: hash agent { id name }';
+const memoryJob =
+  'job { kind added removed pending task { id agent { id name memoryState { documents sources { source } } } } }';
+
+function memoryDocuments(argument: string): IdCase {
+  return {
+    takes: { cursorOf: 'Query.memoryDocuments' },
+    document: `query ($value: String!, $id: ID!) { memoryDocuments(agentId: $id, ${argument}: $value) {
+      edges { cursor node { ${memoryDocument} } } pageInfo { hasNextPage hasPreviousPage } } }`,
+    own: ({ ids }) => ({ id: ids['Agent'] }),
+  };
+}
 
 function connection(list: string, argument: string, node: string): IdCase {
   return {
@@ -74,6 +88,7 @@ export const idCases: Record<string, IdCase> = {
     takes: 'Node',
     document: `query ($value: ID!) { node(id: $value) { __typename id ... on User { createdAt } ... on Agent { ${agent} }
       ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} }
+      ... on MemoryDocument { ${memoryDocument} }
       ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} }
       ... on Tool { ${tool} } ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
   },
@@ -165,6 +180,35 @@ export const idCases: Record<string, IdCase> = {
   'Session.plans(before)': ofSession('plans', 'before', plan),
   'Session.tasks(after)': ofSession('tasks', 'after', task),
   'Session.tasks(before)': ofSession('tasks', 'before', task),
+  'Query.memoryDocuments(agentId)': {
+    takes: 'Agent',
+    document: `query ($value: ID!) { memoryDocuments(agentId: $value) { edges { cursor node { ${memoryDocument} } } pageInfo { hasNextPage } } }`,
+  },
+  'Query.memoryDocuments(after)': memoryDocuments('after'),
+  'Query.memoryDocuments(before)': memoryDocuments('before'),
+  'Query.searchMemory(agentId)': {
+    takes: 'Agent',
+    document: `query ($value: ID!) { searchMemory(agentId: $value, query: "memory") {
+      degraded matches { content path source documentId document { ${memoryDocument} } } } }`,
+  },
+  'Mutation.ingestDocuments(input.agentId)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!) {
+      ingestDocuments(input: { agentId: $value, source: "taken over", documents: [{ path: "a", content: "b" }] }) { ${memoryJob} } }`,
+  },
+  'Mutation.syncSource(input.agentId)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!) {
+      syncSource(input: { agentId: $value, source: "taken over", entries: [] }) { wanted removed again ${memoryJob} } }`,
+  },
+  'Mutation.pruneMemory(input.agentId)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!) { pruneMemory(input: { agentId: $value, maxBytes: 0 }) { ${memoryJob} } }`,
+  },
+  'Mutation.rebuildMemory(agentId)': {
+    takes: 'Agent',
+    document: `mutation ($value: ID!) { rebuildMemory(agentId: $value) { ${memoryJob} } }`,
+  },
   'Mutation.updateAgent(id)': {
     takes: 'Agent',
     document: `mutation ($value: ID!) { updateAgent(id: $value, input: { description: "taken over", maxConcurrentTasks: 9 }) { agent { ${agent} } } }`,

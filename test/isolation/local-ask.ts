@@ -43,6 +43,8 @@ export function createLocalAsk(schema: GraphQLSchema, database: Database, userId
       rates,
       takeCostly: async () => undefined,
       tools,
+      memory: { vectors: null, embeddingModel: 'none', embedTimeout: 1 },
+      modelFor: () => ({ chat: refuse, embed: refuse }),
       mutate: (field, work) => operation.write((write) => once(write, { key: null, ...field }, () => work(write))),
     };
     try {
@@ -72,4 +74,8 @@ export function withoutUserFilter(database: Database): Database {
     },
   });
   return { ...database, begin: async (mode, userId) => forget(await database.begin(mode, userId)) };
+}
+
+async function refuse(): Promise<never> {
+  throw new Error('there is no model to ask');
 }

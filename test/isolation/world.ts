@@ -76,6 +76,16 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       third: { sessionId, content: `plan for the secret of ${marker}` },
     },
   );
+  await expectData(`mutation ($input: IngestDocumentsInput!) { ingestDocuments(input: $input) { job { kind } } }`, {
+    input: {
+      agentId,
+      source: `source of ${marker}`,
+      documents: [
+        { path: `${marker}/one.md`, content: `first memory of ${marker}` },
+        { path: `${marker}/two.md`, content: `second memory of ${marker}` },
+      ],
+    },
+  });
   await arrange(addApprovals, [rowId(sessionId), rowId(agentId), marker]);
   const asked = await expectData('query ($id: ID!) { approvals(sessionId: $id) { edges { node { id } } } }', {
     id: sessionId,
@@ -95,6 +105,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       sessions(first: 1) { edges { cursor } }
       tasks(last: 1) { edges { cursor node { id approvals(first: 1) { edges { cursor } } } } }
       approvals(first: 1) { edges { cursor node { id } } }
+      memoryDocuments(agentId: $agentId, first: 1) { edges { cursor node { id } } }
       session(id: $id) {
         messages(first: 1) { edges { cursor node { id } } }
         tasks(first: 1) { edges { cursor } }
@@ -118,12 +129,14 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       Plan: data.session.plans.edges[0].node.id,
       Approval: data.approvals.edges[0].node.id,
       Tool: toolId,
+      MemoryDocument: data.memoryDocuments.edges[0].node.id,
       ApprovalGrant: data.session.approvalGrants.edges[0].node.id,
     },
     cursors: {
       'Query.agents': data.agents.edges[0].cursor,
       'Query.sessions': data.sessions.edges[0].cursor,
       'Query.tasks': data.tasks.edges[0].cursor,
+      'Query.memoryDocuments': data.memoryDocuments.edges[0].cursor,
       'Query.approvals': data.approvals.edges[0].cursor,
       'Query.tools': data.tools.edges[0].cursor,
       'Agent.tools': data.agent.tools.edges[0].cursor,

@@ -121,6 +121,10 @@ describe('of 50 changes at once exactly as many get through as the quota has roo
     const { user, id } = await newcomer();
     const [agent] = await service.database.owner('SELECT id FROM agents WHERE user_id = $1 LIMIT 1', [id]);
     const add = statementOf(String(agent?.['id']));
+    await service.database.owner('INSERT INTO memories (user_id, id, agent_id) VALUES ($1, $2, $2)', [
+      id,
+      agent?.['id'],
+    ]);
     const stored = await asUser(id, (operation) =>
       Promise.allSettled(
         Array.from({ length: 50 }, (_, place) =>
@@ -142,7 +146,7 @@ describe('of 50 changes at once exactly as many get through as the quota has roo
   });
 });
 
-const statementOf = (agentId: string) => ({ agentId, source: 'test', mediaType: 'text/plain', contentHash: 'none' });
+const statementOf = (memoryId: string) => ({ memoryId, source: 'test', mediaType: 'text/plain', contentHash: 'none' });
 
 describe('a quota', () => {
   it('of one user is what that row says, and of nobody else', async () => {

@@ -1,0 +1,17 @@
+import { createVectorStore } from '../adapters/qdrant.ts';
+import type { Config } from '../config.ts';
+import type { MemoryIndex } from '../services/memory-search.ts';
+
+/** The index of memories as the configuration has it: without an address there is none. */
+export function createMemoryIndex(config: Config): MemoryIndex {
+  const vectors =
+    config.QDRANT_URL === undefined
+      ? null
+      : createVectorStore({
+          url: config.QDRANT_URL,
+          apiKey: config.QDRANT_API_KEY ?? null,
+          searchTimeout: config.MEMORY_SEARCH_TIMEOUT,
+          writeTimeout: config.MEMORY_WRITE_TIMEOUT,
+        });
+  return { vectors, embeddingModel: config.MODEL_EMBEDDING_NAME, embedTimeout: config.MEMORY_SEARCH_TIMEOUT };
+}
