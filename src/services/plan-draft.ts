@@ -156,5 +156,5 @@ function bestAgents(request: string, team: readonly TeamMember[]): TeamMember[] 
 }
 
 function wordsOf(text: string): Set<string> {
-  return new Set((text.toLowerCase().match(/\p{L}{4,}/gu) ?? []).map((word) => word.slice(0, 6)));
+  return new Set((text.toLowerCase().match(/\p{L}{4,}/gu) ?? []).map((word) => word.slice(0, 5)));
 }
