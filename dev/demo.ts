@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import pg from 'pg';
 import { createDemoUser, type Data, type DemoEvent, type DemoUser } from './demo/client.ts';
+import { showTeamwork } from './demo/team.ts';
 import { type LocalService, roleUrls, startLocal } from './local.ts';
 
 // `npm run demo`: the main job end to end on real servers, on this machine, in under two minutes.
@@ -50,7 +51,7 @@ function printEvents(): (event: DemoEvent) => void {
       ? `${event.agent.name} is ${event.status}`
       : event.message
         ? `${event.message.role}: ${event.message.content}`
-        : (event.task?.state ?? '');
+        : (event.task?.state ?? event.plan?.state ?? '');
     say(`    ${event.__typename.padEnd(18)} ${detail}`);
   };
 }
@@ -105,7 +106,7 @@ async function showIsolation(
   bob: DemoUser,
   alices: { agentId: string; sessionId: string },
 ): Promise<void> {
-  say("\n4. Bob tries Alice's ids, and ids that he made up");
+  say("\n5. Bob tries Alice's ids, and ids that he made up");
   const query = `query ($agent: ID!, $session: ID!) { agent(id: $agent) { name } session(id: $session) { title } }`;
   const send = `mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }`;
   const madeUp = (noun: string): string => Buffer.from(`${noun}:${randomUUID()}`).toString('base64url');
@@ -172,12 +173,15 @@ try {
     stop();
   }
 
+  say('\n4. Alice writes to her whole team: a plan, an approval, one answer');
+  await showTeamwork({ data, say, expect }, alice, printEvents());
+
   await showIsolation(service, bob, alices);
 } catch (error) {
   await service.stop().catch(() => undefined);
   fail(error);
 }
-say('\n5. Stopping everything');
+say('\n6. Stopping everything');
 await service.stop().catch(fail);
 clearTimeout(abort);
 say(`Done in ${((performance.now() - started) / 1_000).toFixed(1)} s. \`npm start\` leaves it running, with GraphiQL.`);

@@ -90,6 +90,8 @@ export interface TestService {
   database: TestDatabase;
   model: OfflineModel;
   config: Config;
+  /** The settings as a process of the service reads them. */
+  environment: Record<string, string>;
   key: DevelopmentKey;
   user(name: string): Promise<TestUser>;
   stop(): Promise<void>;
@@ -123,7 +125,7 @@ export async function startTestService(
   if (options.qdrant === true && qdrantUrl === null) {
     throw new Error('this test needs Qdrant: install its optional package');
   }
-  const config = readConfig({
+  const given: Record<string, string | undefined> = {
     DATABASE_URL: database.appUrl,
     WORKER_DATABASE_URL: database.workerUrl,
     REDIS_URL: options.redis === true ? (redisUrl ?? undefined) : undefined,
@@ -150,7 +152,11 @@ export async function startTestService(
     SLOW_AFTER_DENIALS: '1000000',
     INTROSPECTION: 'true',
     ...options.environment,
-  });
+  };
+  const environment = Object.fromEntries(
+    Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
+  );
+  const config = readConfig(environment);
   const log = createLog({ level: config.LOG_LEVEL });
   const withWorker = options.worker !== false;
   if (withWorker && options.separate === true) {
@@ -165,6 +171,7 @@ export async function startTestService(
     database,
     model,
     config,
+    environment,
     key,
     user: async (name) => createTestUser(api.url, name, await signDevelopmentToken(key, name)),
     stop: () => all.disposeAsync(),

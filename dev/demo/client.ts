@@ -27,6 +27,8 @@ export interface DemoEvent {
   agent?: { name: string } | null;
   message?: { role: string; content: string } | null;
   task?: { id: string; state: string } | null;
+  plan?: { state: string } | null;
+  approval?: { id: string } | null;
 }
 
 const eventsDocument = `subscription {
@@ -38,6 +40,10 @@ const eventsDocument = `subscription {
     ... on TaskStarted { task { id state } }
     ... on TaskCompleted { task { id state } }
     ... on TaskFailed { task { id state } }
+    ... on PlanningStarted { plan { state } }
+    ... on PlanRequest { plan { state } approval { id } }
+    ... on TaskPlanCreated { plan { state } }
+    ... on PlanEnded { plan { state } }
   }
 }`;
 

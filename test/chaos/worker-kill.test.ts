@@ -25,15 +25,10 @@ afterAll(async () => {
 
 /** A worker in a process of its own, as in production, with a short lease so that the test need not wait long. */
 async function startWorkerProcess(): Promise<void> {
-  const { config } = service;
   const child = spawn(process.execPath, ['src/worker.ts'], {
     env: {
       PATH: process.env['PATH'] ?? '',
-      ...Object.fromEntries(
-        Object.entries(config)
-          .filter(([, value]) => value !== undefined)
-          .map(([name, value]) => [name, String(value)]),
-      ),
+      ...service.environment,
       POOL_SIZE: '10',
       WORKER_SLOTS: '20',
       TASK_LEASE: '2000',

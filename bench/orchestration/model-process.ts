@@ -1,0 +1,81 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { runChild } from '../child.ts';
+import { type ModelCall, machineTime, markPattern } from './settings.ts';
+
+// A model that does nothing but take its time, and knows exactly how long it took. The plan is always the same: two tasks
+// at once, and one that needs both.
+
+/** What an answer takes, in milliseconds: until its first token, and between two of them. */
+const firstToken = 50;
+const nextToken = 5;
+const tokens = 10;
+
+runChild<null, { url: string }>(async () => {
+  let calls: ModelCall[] = [];
+  const server = createServer((request, response) => {
+    answer(request, response)
+      .then((call) => calls.push(call))
+      .catch((error: unknown) => response.destroy(error instanceof Error ? error : undefined));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  return {
+    ready: { url: `http://127.0.0.1:${port}/v1` },
+    commands: {
+      /** What was asked since the last time. */
+      take: () => {
+        const taken = calls;
+        calls = [];
+        return taken;
+      },
+    },
+    stop: async () => {
+      server.close();
+      server.closeAllConnections();
+    },
+  };
+});
+
+async function answer(request: IncomingMessage, response: ServerResponse): Promise<ModelCall> {
+  const start = machineTime();
+  const parts: Buffer[] = [];
+  for await (const part of request as AsyncIterable<Buffer>) {
+    parts.push(part);
+  }
+  const body = Buffer.concat(parts).toString('utf8');
+  const mark = markPattern.exec(body)?.[0] ?? '';
+  const { response_format: format } = JSON.parse(body) as { response_format?: unknown };
+  const text = format === undefined ? 'Some words of the team [Researcher]. ' : JSON.stringify(planOf(mark));
+  const frame = { id: 'x', object: 'chat.completion.chunk', created: 0, model: 'timed' };
+  const send = (delta: object, reason: string | null): boolean =>
+    response.write(
+      `data: ${JSON.stringify({ ...frame, choices: [{ index: 0, delta, finish_reason: reason }], usage: null })}\n\n`,
+    );
+  await sleep(firstToken);
+  response.writeHead(200, { 'content-type': 'text/event-stream' });
+  for (let token = 0; token < tokens; token += 1) {
+    const from = Math.floor((text.length * token) / tokens);
+    send({ content: text.slice(from, Math.floor((text.length * (token + 1)) / tokens)) }, null);
+    await sleep(nextToken);
+  }
+  send({}, 'stop');
+  const usage = { prompt_tokens: 100, completion_tokens: tokens, total_tokens: 100 + tokens };
+  response.write(`data: ${JSON.stringify({ ...frame, choices: [], usage })}\n\n`);
+  response.end('data: [DONE]\n\n');
+  return { mark, start, end: machineTime() };
+}
+
+function planOf(mark: string): unknown {
+  const task = (key: string, agent: string, dependsOn: string[]) => ({
+    key,
+    agent,
+    instruction: `Do part ${key} of ${mark}.`,
+    dependsOn,
+    why: 'It is needed.',
+  });
+  return { tasks: [task('a', 'Researcher', []), task('b', 'Coder', []), task('c', 'Writer', ['a', 'b'])] };
+}
