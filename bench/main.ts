@@ -6,14 +6,15 @@ import { graphql } from './graphql/bench.ts';
 import { describeMachine, type Report } from './harness.ts';
 import { isolation } from './isolation/bench.ts';
 import { load } from './load-test/bench.ts';
+import { orchestration } from './orchestration/bench.ts';
 import { queue } from './queue/bench.ts';
 import { formatReport, updatePage } from './report.ts';
 
-const benches = [graphql, events, queue, load, isolation, fairness];
+const benches = [graphql, events, orchestration, queue, load, isolation, fairness];
 const page = 'docs/benchmarks.md';
 const usage = `npm run bench -- NAME [--json] [--rounds N] [--seconds N] [--update-docs]
 
-${benches.map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`).join('\n')}
+${benches.map(({ name, summary }) => `  ${name.padEnd(13)} ${summary}`).join('\n')}
 
   --json         the last thing on standard output is one JSON object; everything else goes to standard error
   --rounds N     how often every contender is measured (at least 3; by default ${benches.map(({ name, rounds }) => `${rounds} for ${name}`).join(', ')})

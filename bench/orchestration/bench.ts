@@ -49,7 +49,10 @@ async function run(options: BenchOptions): Promise<Measured> {
     modelUrl: model.ready.url,
     publicKey: JSON.stringify(key.publicKey),
   };
-  const [api] = await Promise.all([start<{ url: string }>('api-process.ts', settings), start('worker-process.ts', settings)]);
+  const [api] = await Promise.all([
+    start<{ url: string }>('api-process.ts', settings),
+    start('worker-process.ts', settings),
+  ]);
   options.log(`Signing ${mostAtOnce} users in…`);
   const users: BenchUser[] = [];
   for (let place = 0; place < mostAtOnce; place += 1) {

@@ -9,13 +9,30 @@ export interface Stage {
   expect(condition: boolean, what: string): void;
 }
 
-const request = 'Find facts about tea, explain some code for a tea timer, then write a short note about both results';
+const team = [
+  {
+    name: 'Librarian',
+    description: 'Finds books in the library',
+    instructions:
+      'You are Librarian. Books about tea stand on the third shelf of the library. The library closes at eight.',
+  },
+  {
+    name: 'Gardener',
+    description: 'Knows the plants of the garden',
+    instructions: 'You are Gardener. Mint and thyme are the plants of the garden. The garden has a pond.',
+  },
+];
+const request =
+  'Find the books about tea in the library, describe the plants of the garden, then write a short note about both results';
 const deadline = 30_000;
 
 /** A message to the whole team: the orchestrator plans, asks, and composes one answer when the plan is approved. */
 export async function showTeamwork(stage: Stage, user: DemoUser, print: (event: DemoEvent) => void): Promise<void> {
   const { data, say, expect } = stage;
   await data(user, `mutation { updateOrchestrator(input: { planApprovalPolicy: ALWAYS }) { orchestrator { id } } }`);
+  for (const input of team) {
+    await data(user, `mutation ($input: CreateAgentInput!) { createAgent(input: $input) { agent { id } } }`, { input });
+  }
   const { createSession } = await data(user, `mutation { createSession(input: { title: "Tea" }) { session { id } } }`);
   const seen: DemoEvent[] = [];
   const stop = await user.follow((event) => {

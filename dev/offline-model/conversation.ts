@@ -1,4 +1,5 @@
 import type { Message } from './protocol.ts';
+import { isImperative } from './request-parts.ts';
 import { sentences } from './words.ts';
 
 /** A sentence the model was given and may quote. */
@@ -35,7 +36,8 @@ export function readConversation(messages: readonly Message[]): Conversation {
     question,
     passages: [
       ...readPassages(system, 'system').filter(({ text }) => !isInstruction(text)),
-      ...told.filter(({ text }) => !text.endsWith('?')),
+      // What was asked or told to do is no knowledge to quote.
+      ...told.filter(({ text }) => !text.endsWith('?') && !isImperative(text)),
       ...readPassages(rest, 'user'),
       ...results.flatMap(({ result }) => readPassages(result, 'tool')),
     ],
