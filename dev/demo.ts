@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import pg from 'pg';
 import { createDemoUser, type Data, type DemoEvent, type DemoUser } from './demo/client.ts';
+import { showConsent } from './demo/consent.ts';
 import { showTeamwork } from './demo/team.ts';
 import { type LocalService, roleUrls, startLocal } from './local.ts';
 
@@ -51,7 +52,7 @@ function printEvents(): (event: DemoEvent) => void {
       ? `${event.agent.name} is ${event.status}`
       : event.message
         ? `${event.message.role}: ${event.message.content}`
-        : (event.task?.state ?? event.plan?.state ?? '');
+        : (event.task?.state ?? event.plan?.state ?? event.toolName ?? event.resolved ?? event.note ?? '');
     say(`    ${event.__typename.padEnd(18)} ${detail}`);
   };
 }
@@ -106,7 +107,7 @@ async function showIsolation(
   bob: DemoUser,
   alices: { agentId: string; sessionId: string },
 ): Promise<void> {
-  say("\n5. Bob tries Alice's ids, and ids that he made up");
+  say("\n6. Bob tries Alice's ids, and ids that he made up");
   const query = `query ($agent: ID!, $session: ID!) { agent(id: $agent) { name } session(id: $session) { title } }`;
   const send = `mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }`;
   const madeUp = (noun: string): string => Buffer.from(`${noun}:${randomUUID()}`).toString('base64url');
@@ -176,12 +177,15 @@ try {
   say('\n4. Alice writes to her whole team: a plan, an approval, one answer');
   await showTeamwork({ data, say, expect }, alice, printEvents());
 
+  say('\n5. Bob declines a dangerous call of a tool');
+  await showConsent({ data, say, expect }, bob, printEvents());
+
   await showIsolation(service, bob, alices);
 } catch (error) {
   await service.stop().catch(() => undefined);
   fail(error);
 }
-say('\n6. Stopping everything');
+say('\n7. Stopping everything');
 await service.stop().catch(fail);
 clearTimeout(abort);
 say(`Done in ${((performance.now() - started) / 1_000).toFixed(1)} s. \`npm start\` leaves it running, with GraphiQL.`);

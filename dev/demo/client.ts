@@ -29,6 +29,9 @@ export interface DemoEvent {
   task?: { id: string; state: string } | null;
   plan?: { state: string } | null;
   approval?: { id: string } | null;
+  toolName?: string | null;
+  resolved?: string;
+  note?: string;
 }
 
 const eventsDocument = `subscription {
@@ -44,6 +47,9 @@ const eventsDocument = `subscription {
     ... on PlanRequest { plan { state } approval { id } }
     ... on TaskPlanCreated { plan { state } }
     ... on PlanEnded { plan { state } }
+    ... on TaskProgress { note }
+    ... on ToolRequest { toolName }
+    ... on ApprovalResolved { resolved: state }
   }
 }`;
 
