@@ -71,11 +71,14 @@ export function createDrafts(redis: Redis, log: Log): Drafts {
 async function readDrafts(redis: Redis, owner: string): Promise<Draft[]> {
   const index = await redis.hgetall(indexKey(owner));
   return Promise.all(
-    Object.entries(index).map(async ([name, about]) => ({
-      name,
-      about: JSON.parse(about) as unknown,
-      pieces: (await redis.lrange(piecesKey(owner, name), 0, -1)).map((piece) => JSON.parse(piece) as unknown),
-    })),
+    Object.entries(index).map(async ([name, about]) => {
+      const pieces = await redis.lrange(piecesKey(owner, name), 0, -1);
+      if (pieces.length === 0) {
+        // Its writer died long ago.
+        await redis.hdel(indexKey(owner), name);
+      }
+      return { name, about: JSON.parse(about) as unknown, pieces: pieces.map((piece) => JSON.parse(piece) as unknown) };
+    }),
   );
 }
 

@@ -1,6 +1,6 @@
 import type { Channel } from '../adapters/redis.ts';
 import type { Operation } from '../operation.ts';
-import { type LiveMessage, liveTopic, readDrafts, type StoredEvent } from '../outbox.ts';
+import { type Delta, type LiveMessage, liveTopic, readDrafts, type StoredEvent } from '../outbox.ts';
 import { AnswersInProgress } from './answers-in-progress.ts';
 import { type LogPosition, logPage, readLogPage, readStartOfLog, willPass } from './event.ts';
 
@@ -59,7 +59,7 @@ export class EventFeed {
   /** Listens to the live channel, then finds the end of the log: what is committed in between is heard of. */
   async start(): Promise<void> {
     await this.listen();
-    const drafts = await readDrafts(this.resources.channel, this.userId);
+    const drafts = await this.readDrafts();
     const start = await this.read((operation) =>
       readStartOfLog(
         operation.read,
@@ -148,7 +148,8 @@ export class EventFeed {
         () => undefined,
       );
     const late = Promise.withResolvers<void>();
-    const timer = setTimeout(late.resolve, subscribeDeadline);
+    const isAway = this.resources.channel.status() === 'disconnected';
+    const timer = setTimeout(late.resolve, isAway ? 0 : subscribeDeadline);
     await Promise.race([subscribed, late.promise]);
     clearTimeout(timer);
   }
@@ -212,8 +213,13 @@ export class EventFeed {
   }
 
   private async readDraftsAgain(): Promise<void> {
-    this.answers.begin(await readDrafts(this.resources.channel, this.userId), this.last);
+    this.answers.begin(await this.readDrafts(), this.last);
     this.changed();
+  }
+
+  /** A draft that can't be read is a text that comes a little later, as a whole. */
+  private readDrafts(): Promise<Delta[]> {
+    return readDrafts(this.resources.channel, this.userId).catch(() => []);
   }
 
   /** Reads as the user. While Postgres is away it is tried again, as long as the feed has readers. */

@@ -92,7 +92,8 @@ export class EventWalk {
     if (next !== undefined) {
       return next.sequence > this.position ? next : null;
     }
-    const { events, last, trimmedThrough } = await this.feed.readPage(this.position);
+    const end = this.feed.last;
+    const { events, trimmedThrough } = await this.feed.readPage(this.position);
     if (trimmedThrough > this.position) {
       this.position = trimmedThrough;
       this.page = events;
@@ -100,8 +101,8 @@ export class EventWalk {
     }
     this.page = events;
     if (events.length === 0) {
-      // The newest of the log are gone already: there is nothing up to its end.
-      this.position = Math.max(this.position, Math.min(last, this.feed.last));
+      // What was there is gone, with its session or by its age: there is nothing up to the end.
+      this.position = Math.max(this.position, end);
     }
     return null;
   }

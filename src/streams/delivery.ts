@@ -124,7 +124,9 @@ export class Delivery {
   /** Ends streams whose tokens ended, and lets go of what was kept for long. */
   tidy(now: number): void {
     const expired = [...this.connections].filter((connection) => connection.expiresAt <= now);
-    void this.dismiss(expired, 'TOKEN_EXPIRED', this.done);
+    if (expired.length > 0) {
+      void this.dismiss(expired, 'TOKEN_EXPIRED', this.done);
+    }
     const monotonic = performance.now();
     while (this.kept[0] !== undefined && monotonic - this.kept[0].at > keptFor) {
       this.dropOldest();

@@ -120,6 +120,16 @@ describe('a stream on the wire', () => {
     stream.close();
   });
 
+  it('leaves its connection to the next request when its token ends', async () => {
+    const user = await newUser();
+    const stream = openRawStream(service.api.url, await signDevelopmentToken(service.key, user.name, '2s'), plain);
+    await stream.has('event: complete\ndata:\n\n\r\n0\r\n\r\n');
+    expect(stream.text()).toContain('"reason":"TOKEN_EXPIRED","reconnectAfter":null');
+    stream.socket.write(`GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+    await stream.has('{"status":"live"}');
+    stream.close();
+  });
+
   it('ends at a shutdown with the place and the time to come back', async () => {
     const user = await newUser();
     const other = await startApi(service.config, createLog({ level: 'silent' }));
