@@ -170,12 +170,16 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
     {
       handlers: {
         AGENT_RUN: createAgentRunner({
-          loadTools: createToolLoader(tools, {
-            current_time: currentTime(),
-            calculate: calculate(createCalculator()),
-            fetch_page: fetchPage(outgoing, createPageReader({ threads: 2, timeout: 10_000 })),
-            ask_agent: askOtherAgent(),
-          }),
+          loadTools: createToolLoader(
+            tools,
+            {
+              current_time: currentTime(),
+              calculate: calculate(createCalculator()),
+              fetch_page: fetchPage(outgoing, createPageReader({ threads: 2, timeout: 10_000 })),
+              ask_agent: askOtherAgent(),
+            },
+            config.MCP_LIST_MAX_AGE,
+          ),
           toolArguments: tools.arguments,
           maxTurns: config.AGENT_MAX_TURNS,
           resultLength: config.TOOL_RESULT_LENGTH,

@@ -143,6 +143,7 @@ const rules = z
     EVENTS_PER_SESSION: count(1_000, 100_000).describe('Newest events of a session that stay in the log.'),
     MODEL_CONNECT_TIMEOUT: milliseconds(60_000).describe("Longest wait for a model's first token."),
     MODEL_IDLE_TIMEOUT: milliseconds(60_000).describe('Longest silence in the middle of an answer.'),
+    MCP_LIST_MAX_AGE: milliseconds(3_600_000).describe('Age at which an MCP server is asked for its tools again.'),
     SECRET_KEYS: secretKeys.describe(
       'Keys for secrets of tools, as `id:key` with 32 bytes in Base64 and commas in between. The first one encrypts, the others still decrypt. Without one no secrets are taken.',
     ),

@@ -4,6 +4,7 @@ import { addApproval } from '../schema/approval.ts';
 import { addApprovalGrant } from '../schema/approval-grant.ts';
 import { createBuilder } from '../schema/builder.ts';
 import { addEvent } from '../schema/event.ts';
+import { addMcpServer } from '../schema/mcp-server.ts';
 import { addMemory } from '../schema/memory.ts';
 import { addMessage } from '../schema/message.ts';
 import { addOrchestrator } from '../schema/orchestrator.ts';
@@ -17,6 +18,7 @@ import { addAgentFields } from './agent.ts';
 import { addApprovalFields } from './approval.ts';
 import { addApprovalGrantFields } from './approval-grant.ts';
 import { addEventFields } from './event.ts';
+import { addMcpServerFields } from './mcp-server.ts';
 import { addMemoryFields } from './memory.ts';
 import { addMessageFields } from './message.ts';
 import { addOrchestratorFields } from './orchestrator.ts';
@@ -33,6 +35,7 @@ export function createSchema(): GraphQLSchema {
   addUser(builder);
   const agent = addAgent(builder);
   const tool = addTool(builder, agent);
+  const mcpServer = addMcpServer(builder, tool);
   const message = addMessage(builder);
   const task = addTask(builder);
   const session = addSession(builder, {
@@ -58,6 +61,7 @@ export function createSchema(): GraphQLSchema {
   addUsageFields(builder, usage);
   addAgentFields(builder, agent);
   addToolFields(builder, tool);
+  addMcpServerFields(builder, mcpServer);
   addSessionFields(builder, session);
   addMessageFields(builder, message);
   addTaskFields(builder, task);

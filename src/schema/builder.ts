@@ -25,7 +25,7 @@ import type { EventReading } from '../services/event-reading.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 import type { MemoryIndex } from '../services/memory-search.ts';
 import { defaultPageSize, maximumPageSize } from '../services/page.ts';
-import type { ToolRow } from '../services/table.ts';
+import type { McpServerRow, ToolRow } from '../services/table.ts';
 import type { ToolResources } from '../services/tool-resources.ts';
 
 /** What a resolver may use. Everything that reaches data goes through the operation of the calling user. */
@@ -72,6 +72,7 @@ export interface SchemaTypes {
     Tool: ToolRow;
     MemoryDocument: MemoryDocumentModel;
     MemoryJob: MemoryJobModel;
+    McpServer: McpServerRow;
     Approval: ApprovalModel;
     ApprovalGrant: ApprovalGrantModel;
     Orchestrator: OrchestratorModel;

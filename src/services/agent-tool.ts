@@ -26,6 +26,13 @@ const usable = statement<ToolModel & Record<string, unknown>>(`
     AND id IN (SELECT tool_id FROM agent_tools WHERE user_id = $1 AND agent_id = $2)
   ORDER BY id LIMIT ${mostAgentTools}`);
 
+const stale = statement<{ id: string }>(`
+  SELECT id FROM mcp_servers
+  WHERE user_id = $1 AND (listed_at IS NULL OR listed_at < $3) AND id IN (
+    SELECT mcp_server_id FROM tools
+    WHERE user_id = $1 AND id IN (SELECT tool_id FROM agent_tools WHERE user_id = $1 AND agent_id = $2)
+  )`);
+
 /** Ids of an agent and a tool, as a change of both came to. */
 export type AgentToolOutcome = { agentId: string; toolId: string };
 
@@ -78,6 +85,13 @@ export async function setAgentTools(
 /** The tools that an agent may call now, with their sealed secrets: those that their server took back are left out. */
 export function loadUsableTools(operation: ReadOperation, agentId: string): Promise<ToolModel[]> {
   return operation.query(usable, [operation.userId, agentId]);
+}
+
+/** MCP servers that lend the agent tools and were last asked for them more than `maxAge` milliseconds ago. */
+export async function staleServers(operation: ReadOperation, agentId: string, maxAge: number): Promise<string[]> {
+  const before = new Date(operation.clock.now().getTime() - maxAge);
+  const found = await operation.query(stale, [operation.userId, agentId, before]);
+  return found.map(({ id }) => id);
 }
 
 async function holdAgent(operation: WriteOperation, agentId: string, field: string): Promise<void> {

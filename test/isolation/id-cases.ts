@@ -16,6 +16,7 @@ export interface IdCase {
     | 'Plan'
     | 'Tool'
     | 'MemoryDocument'
+    | 'McpServer'
     | { cursorOf: string }
     | { search: true };
   /** The document, with the tried value as `$value`. What it answers to the owner must hold something of the owner. */
@@ -25,6 +26,7 @@ export interface IdCase {
 }
 
 const tool = 'id name description toolArguments: arguments secretNames http { url headers { name value } }';
+const server = 'id name url headerNames listError tools { edges { node { id description } } }';
 const agent = `id name description instructions lastError createdAt tools { edges { node { id description } } }`;
 const session = 'id title clientAddress messages { edges { node { content } } } tasks { edges { node { id } } }';
 const message = 'id content session { id } agent { id name } task { id }';
@@ -82,6 +84,15 @@ function ofAgent(list: string, argument: string, node: string): IdCase {
   };
 }
 
+function ofServer(list: string, argument: string, node: string): IdCase {
+  return {
+    takes: { cursorOf: `McpServer.${list}` },
+    document: `query ($value: String!, $id: ID!) { mcpServer(id: $id) {
+      ${list}(${argument}: $value) { edges { cursor node { ${node} } } pageInfo { hasNextPage hasPreviousPage } } } }`,
+    own: ({ ids }) => ({ id: ids['McpServer'] }),
+  };
+}
+
 /** One case for each place of the schema that `findIdPlaces` names. */
 export const idCases: Record<string, IdCase> = {
   'Query.node(id)': {
@@ -90,7 +101,7 @@ export const idCases: Record<string, IdCase> = {
       ... on Session { ${session} } ... on Message { ${message} } ... on Task { ${task} }
       ... on MemoryDocument { ${memoryDocument} }
       ... on Approval { ${approval} } ... on ApprovalGrant { ${grant} }
-      ... on Tool { ${tool} } ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
+      ... on Tool { ${tool} } ... on McpServer { ${server} } ... on Orchestrator { ${orchestrator} } ... on Plan { ${plan} } } }`,
   },
   'Query.agent(id)': { takes: 'Agent', document: `query ($value: ID!) { agent(id: $value) { ${agent} } }` },
   'Query.session(id)': { takes: 'Session', document: `query ($value: ID!) { session(id: $value) { ${session} } }` },
@@ -119,6 +130,27 @@ export const idCases: Record<string, IdCase> = {
   'Query.tool(id)': { takes: 'Tool', document: `query ($value: ID!) { tool(id: $value) { ${tool} } }` },
   'Query.tools(after)': connection('tools', 'after', tool),
   'Query.tools(before)': connection('tools', 'before', tool),
+  'Query.mcpServer(id)': {
+    takes: 'McpServer',
+    document: `query ($value: ID!) { mcpServer(id: $value) { ${server} } }`,
+  },
+  'Query.mcpServers(after)': connection('mcpServers', 'after', server),
+  'Query.mcpServers(before)': connection('mcpServers', 'before', server),
+  'McpServer.tools(after)': ofServer('tools', 'after', tool),
+  'McpServer.tools(before)': ofServer('tools', 'before', tool),
+  'Mutation.updateMcpServer(id)': {
+    takes: 'McpServer',
+    document: `mutation ($value: ID!) {
+      updateMcpServer(id: $value, input: { headers: [{ name: "X-Mine", value: "taken over" }] }) { mcpServer { ${server} } } }`,
+  },
+  'Mutation.deleteMcpServer(id)': {
+    takes: 'McpServer',
+    document: 'mutation ($value: ID!) { deleteMcpServer(id: $value) { deletedMcpServerId } }',
+  },
+  'Mutation.refreshMcpServer(id)': {
+    takes: 'McpServer',
+    document: `mutation ($value: ID!) { refreshMcpServer(id: $value) { mcpServer { ${server} } } }`,
+  },
   'Agent.tools(after)': ofAgent('tools', 'after', tool),
   'Agent.tools(before)': ofAgent('tools', 'before', tool),
   'Mutation.createAgent(input.toolIds)': {

@@ -22,8 +22,8 @@ type Arrange = (sql: string, values?: unknown[]) => Promise<unknown>;
 /** A tool, and two questions about it for the oldest task of a session. */
 const addApprovals = `
   WITH tool AS (
-    INSERT INTO tools (user_id, name, description, kind, arguments_schema)
-    SELECT user_id, 'send mail of ' || $3, 'secret of ' || $3, 'MCP', '{}' FROM agents WHERE id = $2
+    INSERT INTO tools (user_id, name, description, kind, arguments_schema, mcp_server_id)
+    SELECT user_id, 'send mail of ' || $3, 'secret of ' || $3, 'MCP', '{}', $4 FROM agents WHERE id = $2
     RETURNING user_id, id, name
   ), task AS (
     SELECT id FROM tasks WHERE session_id = $1 ORDER BY id LIMIT 1
@@ -44,18 +44,20 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
     return answer;
   };
   const made = await expectData(
-    `mutation ($name: String!, $text: String!) {
+    `mutation ($name: String!, $text: String!, $url: String!) {
       createAgent(input: { name: $name, description: $text, instructions: $text }) { agent { id } }
       createTool(input: { name: "world", description: $text, http: {
         url: "https://api.example.com/", headers: [{ name: "X-Note", value: $text }] },
         secrets: [{ name: "KEY", value: $text }] }) { tool { id } }
+      createMcpServer(input: { name: "world", url: $url, headers: [{ name: "X-Key", value: $text }] }) { mcpServer { id } }
       first: createSession(input: { title: $text }) { session { id } }
       second: createSession(input: { title: $text }) { session { id } }
     }`,
-    { name: marker, text: `secret of ${marker}` },
+    { name: marker, text: `secret of ${marker}`, url: `https://localhost:8443/${marker.replaceAll(' ', '-')}` },
   );
   const agentId = made.data.createAgent.agent.id;
   const toolId = made.data.createTool.tool.id;
+  const mcpServerId = made.data.createMcpServer.mcpServer.id;
   const sessionId = made.data.second.session.id;
   await expectData(
     'mutation ($agentId: ID!, $toolId: ID!) { attachTool(agentId: $agentId, toolId: $toolId) { tool { id } } }',
@@ -86,7 +88,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       ],
     },
   });
-  await arrange(addApprovals, [rowId(sessionId), rowId(agentId), marker]);
+  await arrange(addApprovals, [rowId(sessionId), rowId(agentId), marker, rowId(mcpServerId)]);
   const asked = await expectData('query ($id: ID!) { approvals(sessionId: $id) { edges { node { id } } } }', {
     id: sessionId,
   });
@@ -101,6 +103,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       viewer { id orchestrator { id } }
       tools(first: 1) { edges { cursor } }
       agent(id: $agentId) { tools(first: 1) { edges { cursor } } }
+      mcpServers(first: 1) { edges { cursor node { tools(first: 1) { edges { cursor } } } } }
       agents(first: 1) { edges { cursor } }
       sessions(first: 1) { edges { cursor } }
       tasks(last: 1) { edges { cursor node { id approvals(first: 1) { edges { cursor } } } } }
@@ -130,6 +133,7 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       Approval: data.approvals.edges[0].node.id,
       Tool: toolId,
       MemoryDocument: data.memoryDocuments.edges[0].node.id,
+      McpServer: mcpServerId,
       ApprovalGrant: data.session.approvalGrants.edges[0].node.id,
     },
     cursors: {
@@ -139,6 +143,8 @@ export async function createWorld(ask: Ask, marker: string, arrange: Arrange): P
       'Query.memoryDocuments': data.memoryDocuments.edges[0].cursor,
       'Query.approvals': data.approvals.edges[0].cursor,
       'Query.tools': data.tools.edges[0].cursor,
+      'Query.mcpServers': data.mcpServers.edges[0].cursor,
+      'McpServer.tools': data.mcpServers.edges[0].node.tools.edges[0].cursor,
       'Agent.tools': data.agent.tools.edges[0].cursor,
       'Session.messages': data.session.messages.edges[0].cursor,
       'Session.tasks': data.session.tasks.edges[0].cursor,

@@ -1,16 +1,28 @@
 import type { ToolModel } from '../../generated/prisma/models.ts';
-import { loadUsableTools } from '../../services/agent-tool.ts';
+import { loadUsableTools, staleServers } from '../../services/agent-tool.ts';
 import { builtInTools } from '../../services/built-in-tool.ts';
+import { refreshStaleServers } from '../../services/mcp-listing.ts';
 import { builtInName, httpSettings } from '../../services/tool.ts';
 import type { ToolResources } from '../../services/tool-resources.ts';
 import type { ExecutableTool, LoadTools } from '../tool.ts';
 import type { BuiltInCalls } from './built-in.ts';
 import { callHttpTool } from './http.ts';
+import { callMcpTool } from './mcp.ts';
 
-/** Turns the tools that an agent was given into tools that its run can call. A row that no kind knows is left out. */
-export function createToolLoader(resources: ToolResources, builtIns: BuiltInCalls): LoadTools {
-  return async ({ operation, task }) => {
-    const rows = task.agentId === null ? [] : await loadUsableTools(operation.read, task.agentId);
+/**
+ * Turns the tools that an agent was given into tools that its run can call. A row that no kind knows is left out.
+ * @param listMaxAge how old the list of an MCP server may be, in milliseconds, before it is asked again
+ */
+export function createToolLoader(resources: ToolResources, builtIns: BuiltInCalls, listMaxAge: number): LoadTools {
+  return async ({ operation, task, signal }) => {
+    if (task.agentId === null) {
+      return [];
+    }
+    const stale = await staleServers(operation.read, task.agentId, listMaxAge);
+    if (stale.length > 0) {
+      await refreshStaleServers(operation, stale, listMaxAge, resources, signal);
+    }
+    const rows = await loadUsableTools(operation.read, task.agentId);
     return rows.flatMap((row) => {
       const behaviour = behaviourOf(row, resources, builtIns);
       return behaviour === null
@@ -39,6 +51,9 @@ function behaviourOf(row: ToolModel, resources: ToolResources, builtIns: BuiltIn
   if (name !== null) {
     // What the service does may change with its version; the row then follows.
     return { call: builtIns[name], argumentsSchema: builtInTools[name].argumentsSchema };
+  }
+  if (row.mcpServerId !== null && row.remoteName !== null) {
+    return { call: callMcpTool(row, { serverId: row.mcpServerId, remoteName: row.remoteName }, resources) };
   }
   const settings = httpSettings(row);
   return settings === null ? null : { call: callHttpTool(row, settings, resources) };
