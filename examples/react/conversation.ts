@@ -62,14 +62,7 @@ export function isOver(task: WorkFragment): boolean {
 /** The state after some news. News that come twice change nothing. */
 export function hear(state: Conversations, news: News): Conversations {
   if (news.kind === 'loaded') {
-    const { lines = [], tasks = [], plans = [], questions = [] } = news;
-    // A plan that an event has ended is not under way again because an older answer says so.
-    const asked = questions.flatMap(({ plan }) => (plan === null ? [] : [plan]));
-    const newer = [...plans, ...asked].filter(
-      ({ id, state: now }) => !underWay.has(now) || isUnderWay(state.plans[id]),
-    );
-    const withTasks = tasks.reduce(addTask, lines.reduce(addLine, state));
-    return questions.reduce(addQuestion, newer.reduce(addPlan, withTasks));
+    return hearAnswer(state, news);
   }
   const { event } = news;
   switch (event.__typename) {
@@ -90,10 +83,38 @@ export function hear(state: Conversations, news: News): Conversations {
     case 'ApprovalResolved':
       return event.approval === null ? state : addQuestion(addPlan(state, event.approval.plan), event.approval);
     case 'HistoryLost':
-      return { ...state, losses: state.losses + 1 };
+      return { ...forgetOpen(state), losses: state.losses + 1 };
     default:
       return 'task' in event && event.task !== null ? addTask(state, event.task) : state;
   }
+}
+
+/** Events come in order; an answer may be older than they are. So of what is still open it tells only what is not known. */
+function hearAnswer(state: Conversations, answer: Extract<News, { kind: 'loaded' }>): Conversations {
+  const { lines = [], tasks = [], plans = [], questions = [] } = answer;
+  const newPlans = plans.filter(({ id, state: now }) => !underWay.has(now) || !(id in state.plans));
+  const newQuestions = questions.filter(({ id, state: now }) => now !== 'PENDING' || !(id in state.questions));
+  const withTasks = tasks.reduce(addTask, lines.reduce(addLine, state));
+  const withPlans = [...newPlans, ...newQuestions.map(({ plan }) => plan)].reduce(addPlan, withTasks);
+  const next = newQuestions.reduce(addQuestion, withPlans);
+  const known = Object.values(state.tasks).filter(({ id }) => {
+    const now = next.tasks[id];
+    return now !== undefined && !isOver(now);
+  });
+  return { ...next, tasks: { ...next.tasks, ...Object.fromEntries(known.map((task) => [task.id, task])) } };
+}
+
+/** What was open may have gone on unheard: it is to be told anew. */
+function forgetOpen(state: Conversations): Conversations {
+  const keep = <Item>(items: Readonly<Record<string, Item>>, isDone: (item: Item) => boolean): Record<string, Item> =>
+    Object.fromEntries(Object.entries(items).filter(([, item]) => isDone(item)));
+  return {
+    ...state,
+    tasks: keep(state.tasks, isOver),
+    plans: keep(state.plans, (plan) => !underWay.has(plan.state)),
+    questions: keep(state.questions, (question) => question.state !== 'PENDING'),
+    pieces: {},
+  };
 }
 
 function addLine(state: Conversations, line: LineFragment): Conversations {
@@ -117,16 +138,13 @@ function addPlan(state: Conversations, plan: PlanViewFragment | null): Conversat
   return tasks.reduce(addTask, { ...state, plans: { ...state.plans, [plan.id]: plan } });
 }
 
-/** Whether an answer may say of a plan that it is under way: nothing is known of it, or that it is. */
-function isUnderWay(plan: PlanViewFragment | undefined): boolean {
-  return plan === undefined || underWay.has(plan.state);
-}
-
 function addQuestion(state: Conversations, question: QuestionFragment): Conversations {
   const known = state.questions[question.id];
-  return known !== undefined && known.state !== 'PENDING'
-    ? state
-    : { ...state, questions: { ...state.questions, [question.id]: question } };
+  if (known !== undefined && known.state !== 'PENDING') {
+    return state;
+  }
+  const withQuestion = { ...state, questions: { ...state.questions, [question.id]: question } };
+  return question.task === null ? withQuestion : addTask(withQuestion, question.task);
 }
 
 /** A piece that does not continue what is known, because some were missed, waits for the whole message. */

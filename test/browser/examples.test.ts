@@ -1,8 +1,10 @@
+import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { Browser, Page } from 'playwright-core';
-import { build, type PreviewServer, preview } from 'vite';
+import { type PreviewServer, preview } from 'vite';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { createLog } from '../../src/adapters/log.ts';
 import { type RunningApi, startAll } from '../../src/app.ts';
@@ -13,32 +15,19 @@ import { launchBrowser, missingBrowser, openPage } from './browser.ts';
 // Set to make the pictures of the documentation anew.
 const updatesScreenshot = process.env['UPDATE_SCREENSHOT'] === 'true';
 
+const run = promisify(execFile);
+
 const words = Array.from({ length: 40 }, (_, place) => `word${place}`);
 const reply = words.join(' ');
 
-/** An agent that wants to send a mail, arranged past the service: no tool of the tests would really send one. */
-const askAQuestion = `
-  WITH alice AS (SELECT id FROM users WHERE subject = $1),
-  tool AS (
-    INSERT INTO tools (user_id, name, description, kind, arguments_schema)
-    SELECT id, 'send_mail', 'Sends a mail', 'HTTP', '{}' FROM alice RETURNING user_id, id, name
-  ),
-  task AS (
-    INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, state)
-    SELECT lanes.user_id, 'AGENT_RUN', lanes.id, lanes.agent_id, sessions.id, 'WAITING'
-    FROM alice JOIN lanes ON lanes.user_id = alice.id JOIN sessions ON sessions.user_id = alice.id
-    WHERE lanes.agent_id IS NOT NULL LIMIT 1 RETURNING user_id, id, session_id
-  )
-  INSERT INTO approvals (user_id, kind, session_id, task_id, tool_id, tool_name, call_id, arguments, arguments_hash,
-    arguments_schema, dangerous, expires_at)
-  SELECT tool.user_id, 'TOOL', task.session_id, task.id, tool.id, tool.name, 'call', '{"to": "Ada@example.org"}', 'hash', '{}',
-    true, now() + interval '1 hour'
-  FROM tool, task`;
-
-/** The folder of an example, built as `npx vite build` does, on an address of its own. */
+/** The folder of an example, built as its README says, on an address of its own. */
 async function serveBuilt(name: string, outDir: string): Promise<PreviewServer> {
   const root = join('examples', name);
-  await build({ root, logLevel: 'error', build: { outDir, emptyOutDir: true } });
+  // In a process of its own: in this one NODE_ENV is that of tests, and React would be its development build.
+  await run(process.execPath, ['node_modules/vite/bin/vite.js', 'build', root, '--outDir', outDir, '--emptyOutDir'], {
+    env: { PATH: process.env['PATH'] },
+    timeout: 60_000,
+  });
   return preview({ root, logLevel: 'error', build: { outDir }, preview: { port: 0, host: '127.0.0.1' } });
 }
 
@@ -159,18 +148,32 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
     });
 
     it.each([
-      ['Approve', 'APPROVED'],
-      ['Decline', 'REJECTED'],
-    ])('asks for a decision and sends it: %s', async (button, state) => {
-      await alice.ask('mutation { createSession { session { id } } }');
-      await service.database.owner(askAQuestion, [alice.name]);
+      ['Approve', 'APPROVED', 'It is 42.'],
+      ['Decline', 'REJECTED', 'I may not calculate.'],
+    ])('asks for a decision about a call and sends it: %s', async (button, state, text) => {
+      const { data } = await alice.ask(`mutation {
+        createTool(input: { builtIn: "calculate", approvalPolicy: ALWAYS }) { tool { id } }
+        createAgent(input: { name: "Clerk", instructions: "You are Clerk." }) { agent { id } } }`);
+      const given = { agentId: data.createAgent.agent.id, toolId: data.createTool.tool.id };
+      await alice.ask(
+        'mutation ($agentId: ID!, $toolId: ID!) { attachTool(agentId: $agentId, toolId: $toolId) { tool { id } } }',
+        given,
+      );
+      service.model.setScript([
+        { match: 'How much', reply: [{ name: 'calculate', arguments: { expression: '6 * 7' } }] },
+        { match: 'How much', reply: text },
+      ]);
       await signIn(alice.token);
+      await live();
+      await send('How much is 6 times 7?', 'Clerk');
       const questions = page.getByRole('region', { name: 'Your decision' });
-      await questions.getByText('Ada@example.org').waitFor();
+      await questions.getByText('"6 * 7"').waitFor();
+      await page.getByRole('region', { name: 'Work' }).getByText('waits for you').waitFor();
       await questions.getByRole('button', { name: button }).click();
-      await questions.getByText('Ada@example.org').waitFor({ state: 'detached' });
-      const { data } = await alice.ask('{ approvals { edges { node { state } } } }');
-      expect(data.approvals.edges).toEqual([{ node: { state } }]);
+      await questions.getByText('"6 * 7"').waitFor({ state: 'detached' });
+      await see(text);
+      const asked = await alice.ask('{ approvals { edges { node { state } } } }');
+      expect(asked.data.approvals.edges).toEqual([{ node: { state } }]);
       expect(faults).toEqual([]);
     });
 

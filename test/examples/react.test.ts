@@ -194,11 +194,12 @@ describe('a conversation', () => {
         argumentsHash: 'hash',
         dangerous: true,
         expiresAt: '2026-11-21T09:30:00.000Z',
-        task: { id: 'task', agent: { id: 'agent', name: 'Ada' } },
+        task: task(state === 'PENDING' ? 'WAITING' : 'QUEUED'),
         plan: null,
       },
     },
   });
+  const lost: News = { kind: 'event', event: { __typename: 'HistoryLost', cursor: 'c' } };
   const ended: News = {
     kind: 'event',
     event: { __typename: 'TaskCompleted', cursor: 'c', task: task('COMPLETED') },
@@ -235,6 +236,15 @@ describe('a conversation', () => {
     ],
   ])('%s', (_case, news, expected) => {
     expect(texts(news)).toEqual(expected);
+  });
+
+  it.each<[string, News[], string | undefined]>([
+    ['waits when it asks', [asked, asks('PENDING')], 'WAITING'],
+    ['waits also when an answer from before comes after', [asks('PENDING'), asked], 'WAITING'],
+    ['is unknown when events were lost', [asked, lost], undefined],
+    ['is known again when it was loaded anew', [asked, lost, loaded([], [task('QUEUED')])], 'QUEUED'],
+  ])('a task %s', (_case, news, expected) => {
+    expect(news.reduce<Conversations>(hear, nothingYet).tasks['task']?.state).toBe(expected);
   });
 
   it.each<[string, News[], number]>([
