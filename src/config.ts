@@ -196,6 +196,9 @@ const rules = z
     QUOTA_CONCURRENT_TASKS: count(1_000, 1_000_000).describe('Most tasks that wait or run at once, likewise.'),
     QUOTA_TOKENS_PER_DAY: count(10_000_000, Number.MAX_SAFE_INTEGER).describe('Most tokens on a day of UTC, likewise.'),
     RATE_LIMIT_REQUESTS: count(100, 1_000_000).describe('Requests a minute of one user.'),
+    RATE_LIMIT_STREAMS: count(2_000, 1_000_000).describe(
+      'Event streams that one user may open in a minute. STREAMS_PER_USER bounds how many are open.',
+    ),
     RATE_LIMIT_SEND: count(30, 1_000_000).describe('Messages a minute of one user.'),
     RATE_LIMIT_INGEST: count(60, 1_000_000).describe('Documents and folders for memory a minute of one user.'),
     SLOW_AFTER_DENIALS: count(20, 1_000_000).describe(

@@ -86,22 +86,41 @@ export function limitRequests(
   observation: Observation,
   denials: Denials,
 ): Plugin<object, ServerContext> {
+  /** Requests that may become streams. Opening one is cheap and a client with many does it at once. */
+  const streams = new WeakSet<Request>();
   return {
     onRequest: async ({ request, serverContext, endResponse, fetchAPI }) => {
       const principal = principals.get(request);
       if (principal === undefined) {
         return;
       }
-      const state = await limits.rates.take('REQUESTS', principal.userId);
+      const isStream = request.headers.get('accept')?.includes('text/event-stream') === true;
+      if (isStream) {
+        streams.add(request);
+      }
+      const name = isStream ? 'STREAMS' : 'REQUESTS';
+      const state = await limits.rates.take(name, principal.userId);
       for (const [name, value] of Object.entries(headersOf(state))) {
         serverContext.res.setHeader(name, value);
       }
       if (!state.allowed) {
-        const refusal = refusalOf('REQUESTS', state);
+        const refusal = refusalOf(name, state);
         observation.countError(refusal.code);
         await denials.note('user', principal.userId);
         const headers = { 'retry-after': String(refusal.retryAfter), 'access-control-allow-origin': '*' };
         endResponse(fetchAPI.Response.json(errorBody(refusal), { status: 429, headers }));
+      }
+    },
+    // Who asks for a query's answer as a stream gets it, as one of the usual requests.
+    onExecute: async ({ args, setResultAndStopExecution }) => {
+      const { request } = args.contextValue as { request: Request };
+      const principal = principals.get(request);
+      if (principal !== undefined && streams.has(request)) {
+        try {
+          await takeCostly(limits.rates, 'REQUESTS', principal.userId);
+        } catch (error) {
+          setResultAndStopExecution({ errors: [toClientError(error, observation.log, observation.requestId())] });
+        }
       }
     },
     onResultProcess: async ({ request, result }) => {
@@ -127,10 +146,14 @@ export async function takeCostly(rates: RateLimits, name: RateLimitName, userId:
 
 function refusalOf(name: RateLimitName, state: RateState): DomainError & { retryAfter: number } {
   const seconds = Math.max(1, Math.ceil(state.resetsIn / 1_000));
-  const what = { REQUESTS: 'requests', SEND: 'messages', INGEST: 'documents' }[name];
-  const error = new DomainError('RATE_LIMITED', `You may send ${state.limit} ${what} a minute.`, {
-    retryAfter: seconds,
-  });
+  const what = { REQUESTS: 'requests', STREAMS: 'event streams', SEND: 'messages', INGEST: 'documents' }[name];
+  const error = new DomainError(
+    'RATE_LIMITED',
+    `You may ${name === 'STREAMS' ? 'open' : 'send'} ${state.limit} ${what} a minute.`,
+    {
+      retryAfter: seconds,
+    },
+  );
   return Object.assign(error, { retryAfter: seconds });
 }
 

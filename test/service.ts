@@ -147,6 +147,7 @@ export async function startTestService(
     HEARTBEAT_INTERVAL: '200',
     // Limits are tested on purpose, not by accident.
     RATE_LIMIT_REQUESTS: '1000000',
+    RATE_LIMIT_STREAMS: '1000000',
     RATE_LIMIT_SEND: '1000000',
     RATE_LIMIT_INGEST: '1000000',
     SLOW_AFTER_DENIALS: '1000000',

@@ -39,8 +39,12 @@ const metrics = {
   waitingUsed: '20 users who always wait: use of the budget',
 } as const;
 
-/** Lets budgets come to their steady state before anything counts: more than one window, in milliseconds. */
-const settleTime = limits.window * 1.2;
+/** Lets budgets come to their steady state before anything counts, in milliseconds. */
+const settleTime = limits.window;
+/** They stay in it when only the users change. */
+const changeTime = 3_000;
+/** Light users alone use half of the budget: there is nothing to wait for. */
+const aloneSettleTime = 2_000;
 const commandDeadline = 60_000;
 
 async function run(options: BenchOptions): Promise<Measured> {
@@ -56,8 +60,8 @@ async function run(options: BenchOptions): Promise<Measured> {
   started.defer(() => provider.stop());
   const recorder = new Recorder();
   const shares = new Map<ContenderName, Map<string, number>>();
-  // A window is ten seconds here: less than one and a half of them says nothing.
-  const measureTime = Math.max(options.seconds * 1_000, limits.window * 1.5);
+  // Less than one window says nothing.
+  const measureTime = Math.max(options.seconds * 1_000, limits.window);
 
   await inTurns(options.rounds, contenderNames, async (contender, round) => {
     options.log(`Round ${round} of ${options.rounds}: ${contender}`);
@@ -72,9 +76,10 @@ async function run(options: BenchOptions): Promise<Measured> {
     const script = new URL('worker-process.ts', import.meta.url);
     const workers = await Promise.all(Array.from({ length: processes }, () => startChild<null>(script, settings)));
     turn.defer(async () => void (await Promise.all(workers.map((worker) => worker.stop()))));
-    const measure = (players: Player[], time: number) => observe(provider, workers, players, time);
+    const measure = (players: Player[], time: number, settle = settleTime) =>
+      observe(provider, workers, players, time, settle);
 
-    const alone = await measure(lightPlayers(false), measureTime / 2);
+    const alone = await measure(lightPlayers(false), measureTime / 3, aloneSettleTime);
     recorder.add(contender, metrics.alone, 'ms', percentile(waitsOf(alone.records), 0.99));
 
     const beside = await measure(lightPlayers(true), measureTime);
@@ -86,10 +91,12 @@ async function run(options: BenchOptions): Promise<Measured> {
     recorder.add(contender, metrics.lightServed, '%', servedShare(light, beside.time));
     shares.set(contender, tokensByUser(beside.records));
 
-    const waiting = await measure(waitingPlayers(), measureTime);
+    const waiting = await measure(waitingPlayers(), measureTime, changeTime);
     recorder.add(contender, metrics.jain, '', jain(waitingPlayers(), waiting.records));
     recorder.add(contender, metrics.waitingRefused, 'requests', waiting.counts.refused);
     recorder.add(contender, metrics.waitingUsed, '%', useOf(waiting.counts, waiting.time));
+    const figures = Object.values(metrics).map((metric) => recorder.values(contender, metric).at(-1)?.toFixed(3));
+    options.log(`  ${figures.join(' ')}`);
   });
   const pictures = new Map([['fairness.svg', drawShares(shares, recorder, metrics)]]);
   return { series: recorder.series(), checks: judge(recorder), pictures };
@@ -101,11 +108,12 @@ async function observe(
   workers: readonly Child<null>[],
   players: Player[],
   time: number,
+  settle: number,
 ): Promise<{ records: CallRecord[]; counts: ProviderCounts; time: number }> {
   const all = <Result>(command: string, payload: unknown): Promise<Result[]> =>
     Promise.all(workers.map((worker) => worker.ask<Result>(command, payload, commandDeadline)));
   await all('begin', players);
-  await sleep(settleTime);
+  await sleep(settle);
   await Promise.all([all('records', null), provider.ask('counts', null, commandDeadline)]);
   const begun = machineTime();
   await sleep(time);

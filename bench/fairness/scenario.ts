@@ -1,5 +1,7 @@
-/** What all parts of the benchmark agree on. The minute of a provider is shortened so that a run shows many of them. */
-export const limits = { requests: 600, tokens: 60_000, window: 10_000 };
+/**
+ * What all parts of the benchmark agree on. The minute of a provider is shortened to a third, so that a run shows
+ * several of them: guards against late arrivals shrink with it. */
+export const limits = { requests: 1_200, tokens: 120_000, window: 20_000 };
 
 export type ContenderName = 'governor' | 'FIFO limiter' | 'no governor';
 export const contenderNames: readonly ContenderName[] = ['governor', 'FIFO limiter', 'no governor'];

@@ -60,7 +60,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     tracing: createTracing(null),
     trustProxy: false,
     limits: {
-      rates: createRateLimits({ REQUESTS: 1_000_000, SEND: 1_000_000, INGEST: 1_000_000 }, null),
+      rates: createRateLimits({ REQUESTS: 1_000_000, STREAMS: 1_000_000, SEND: 1_000_000, INGEST: 1_000_000 }, null),
       documents: { tokens: 2_000, depth: 15, aliases: 50, cost: 20_000 },
       introspection: false,
       manifest: null,

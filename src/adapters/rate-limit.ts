@@ -2,7 +2,7 @@ import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limite
 import type { SharedStore } from './shared-store.ts';
 
 /** What is limited by the minute, each on its own. */
-export type RateLimitName = 'REQUESTS' | 'SEND' | 'INGEST';
+export type RateLimitName = 'REQUESTS' | 'STREAMS' | 'SEND' | 'INGEST';
 
 export interface RateState {
   allowed: boolean;
@@ -50,6 +50,7 @@ export function createRateLimits(settings: RateLimitSettings, store: SharedStore
   };
   const limiters = {
     REQUESTS: create('requests', settings.REQUESTS),
+    STREAMS: create('streams', settings.STREAMS),
     SEND: create('send', settings.SEND),
     INGEST: create('ingest', settings.INGEST),
   };

@@ -24,7 +24,12 @@ export async function createLimits(config: Config, store: SharedStore | null): P
   const { PERSISTED_OPERATIONS: path } = config;
   return {
     rates: createRateLimits(
-      { REQUESTS: config.RATE_LIMIT_REQUESTS, SEND: config.RATE_LIMIT_SEND, INGEST: config.RATE_LIMIT_INGEST },
+      {
+        REQUESTS: config.RATE_LIMIT_REQUESTS,
+        STREAMS: config.RATE_LIMIT_STREAMS,
+        SEND: config.RATE_LIMIT_SEND,
+        INGEST: config.RATE_LIMIT_INGEST,
+      },
       store,
     ),
     documents: {

@@ -91,7 +91,7 @@ export function createGovernor(options: GovernorOptions): ModelFor {
       caller,
       model,
       signal: request.signal,
-      estimate: (estimator) => estimator.chat(characters),
+      estimate: (estimator) => estimator.chat(caller.userId, characters),
       make: (provider) =>
         provider.model.chat({ ...request, model }, (text) => {
           written += text.length;
@@ -99,7 +99,7 @@ export function createGovernor(options: GovernorOptions): ModelFor {
         }),
       used: (answer, estimator) => {
         const { promptTokens, completionTokens } = answer;
-        estimator.learn({ characters, promptTokens, completionTokens });
+        estimator.learn(caller.userId, { characters, promptTokens, completionTokens });
         return promptTokens + completionTokens || estimator.embedding(characters + written);
       },
       isUntouched: () => written === 0,
@@ -129,7 +129,7 @@ export function createGovernor(options: GovernorOptions): ModelFor {
         estimate: (estimator) => estimator.embedding(characters),
         make: (provider) => provider.model.embed({ texts: request.texts, model, signal }),
         used: ({ promptTokens }, estimator) => {
-          estimator.learn({ characters, promptTokens, completionTokens: null });
+          estimator.learn(caller.userId, { characters, promptTokens, completionTokens: null });
           return promptTokens || estimator.embedding(characters);
         },
         isUntouched: () => true,

@@ -51,7 +51,7 @@ export interface ShareState {
 
 export const slotsPerWindow = 120;
 /** Slots beyond the window that count as used still: a grant may arrive later than its neighbours. */
-export const guardSlots = 2;
+export const guardSlots = 3;
 /** Part of a window's budget that an idle model lets go at once. */
 export const burstShare = 0.5;
 /** Part of the burst that a state begins with: it may be new because a store lost the old one. */

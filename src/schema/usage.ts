@@ -18,7 +18,8 @@ export function addUsage(builder: Builder) {
   const rateName = builder.enumType('RateLimitName', {
     description: 'What is limited by the minute.',
     values: {
-      REQUESTS: { description: 'Requests of any kind.' },
+      REQUESTS: { description: 'Requests of any kind but event streams.' },
+      STREAMS: { description: 'Event streams opened.' },
       SEND: { description: 'Messages.' },
       INGEST: { description: 'Documents and folders for memory.' },
     },

@@ -78,7 +78,7 @@ export function listUsageDays(operation: ReadOperation, wanted: number): Promise
 /** What is left of the limits by the minute. */
 export function listRateLimits(operation: ReadOperation, rates: RateLimits): Promise<RateLimitStatus[]> {
   return Promise.all(
-    (['REQUESTS', 'SEND', 'INGEST'] as const).map(async (name) => {
+    (['REQUESTS', 'STREAMS', 'SEND', 'INGEST'] as const).map(async (name) => {
       const { limit, remaining, resetsIn } = await rates.peek(name, operation.userId);
       return { name, limit, remaining, resetsAt: new Date(operation.clock.now().getTime() + resetsIn) };
     }),

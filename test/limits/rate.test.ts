@@ -35,6 +35,33 @@ describe.each([{ redis: true }, { redis: false }])('the limit of requests (Redis
   });
 });
 
+it('counts event streams by themselves, and a query that is answered as one as a request', async () => {
+  await start({ RATE_LIMIT_REQUESTS: '2', RATE_LIMIT_STREAMS: '4' });
+  const alice = await service.user('alice');
+  const stream = async (query: string) => {
+    const response = await fetch(service.api.url, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        accept: 'text/event-stream',
+        authorization: `Bearer ${alice.token}`,
+      },
+      body: JSON.stringify({ query }),
+    });
+    const reader = response.body?.getReader();
+    const { value } = (await reader?.read()) ?? {};
+    const text = Buffer.from(value ?? []).toString();
+    await reader?.cancel();
+    return { status: response.status, text };
+  };
+  for (const turn of [1, 2, 3]) {
+    expect(await stream(viewer), `query ${turn}`).toMatchObject({ status: 200 });
+  }
+  expect((await stream('subscription { events { __typename } }')).status).toBe(200);
+  expect((await stream('subscription { events { __typename } }')).text).toContain('RATE_LIMITED');
+  expect((await alice.ask(viewer)).status).toBe(429);
+});
+
 it('counts a user over all processes', async () => {
   await start({ RATE_LIMIT_REQUESTS: '6' });
   const first = service;
