@@ -43,8 +43,8 @@ const metrics = {
 const settleTime = limits.window;
 /** They stay in it when only the users change. */
 const changeTime = 3_000;
-/** Light users alone use half of the budget: there is nothing to wait for. */
-const aloneSettleTime = 2_000;
+/** Light users alone use half of the budget: only estimates have to be learned. */
+const aloneSettleTime = 6_000;
 const commandDeadline = 60_000;
 
 async function run(options: BenchOptions): Promise<Measured> {
