@@ -27,6 +27,7 @@ import { createMemoryHandlers, memoryTaskKinds } from './runner/run-memory.ts';
 import { askOtherAgent } from './runner/tools/ask-agent.ts';
 import { calculate, currentTime, fetchPage } from './runner/tools/built-in.ts';
 import { createToolLoader } from './runner/tools/load.ts';
+import { rememberNote, searchOwnMemory } from './runner/tools/memory.ts';
 import { startUpkeep } from './runner/upkeep.ts';
 
 import { startWorker } from './runner/worker.ts';
@@ -176,10 +177,13 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
               current_time: currentTime(),
               calculate: calculate(createCalculator()),
               fetch_page: fetchPage(outgoing, createPageReader({ threads: 2, timeout: 10_000 })),
+              search_memory: searchOwnMemory(memory),
+              remember: rememberNote(),
               ask_agent: askOtherAgent(),
             },
             config.MCP_LIST_MAX_AGE,
           ),
+          memory,
           toolArguments: tools.arguments,
           maxTurns: config.AGENT_MAX_TURNS,
           resultLength: config.TOOL_RESULT_LENGTH,

@@ -3,16 +3,20 @@ import { callInput } from '../services/agent-call.ts';
 import { type AgentRun, completeAgentRun, loadAgentRun, saveModelStep } from '../services/agent-run.ts';
 import type { NewApproval } from '../services/approval.ts';
 import { suspendAttempt } from '../services/attempt.ts';
+import type { MemoryIndex } from '../services/memory-search.ts';
 import type { ToolArguments } from '../services/tool-arguments.ts';
 import { type CallEntry, saveCalls } from '../services/tool-call.ts';
 import { askModel } from './ask-model.ts';
 import { callTool } from './call-tool.ts';
+import { type Excerpt, recall, rememberExchange, withExcerpts } from './retrieval.ts';
 import type { TaskHandler, TaskRun } from './run-task.ts';
 import { type NextStep, nextStep } from './step.ts';
 import { type LoadTools, ToolResultPendingError } from './tool.ts';
 
 export interface AgentRunOptions {
   loadTools: LoadTools;
+  /** Where agents' memories are searched. */
+  memory: MemoryIndex;
   toolArguments: Pick<ToolArguments, 'findFault'>;
   /** Most answers of a model for one task. */
   maxTurns: number;
@@ -30,6 +34,8 @@ interface Conversation {
   run: TaskRun;
   options: AgentRunOptions;
   known: AgentRun;
+  /** What the agent's memory has to say to the message. */
+  excerpts: readonly Excerpt[];
   /** Calls of this attempt whose results come from elsewhere, by their places. */
   away: Map<number, ToolResultPendingError>;
 }
@@ -53,11 +59,11 @@ export function createAgentRunner(options: AgentRunOptions): TaskHandler {
 
 async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> {
   const known = await loadAgentRun(run.operation.read, run.task);
-  const tools = await options.loadTools(run);
+  const [tools, excerpts] = await Promise.all([options.loadTools(run), recall(options.memory, run, known)]);
   const findFault = options.toolArguments.findFault;
   const { maxTurns } = options;
   const away = new Map<number, ToolResultPendingError>();
-  const conversation: Conversation = { run, options, known, away };
+  const conversation: Conversation = { run, options, known, excerpts, away };
   // Each round stores a step that the next one builds on, and turns are bounded: so it ends.
   for (;;) {
     const places = new Set(away.keys());
@@ -77,8 +83,9 @@ async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> 
   }
 }
 
-async function letModelAnswer({ run, known }: Conversation, step: StepTo<'ask-model'>): Promise<void> {
-  const { position, messages, tools } = step;
+async function letModelAnswer({ run, known, excerpts }: Conversation, step: StepTo<'ask-model'>): Promise<void> {
+  const { position, tools } = step;
+  const messages = withExcerpts(step.messages, excerpts);
   const { model, temperature } = known.agent;
   const startedAt = run.resources.clock.now();
   // A task of a plan has no message of its own: its result is a part of the plan's answer.
@@ -192,6 +199,7 @@ function approvalTimeoutOf({ approvalTimeoutSeconds: seconds }: AgentRun['agent'
 }
 
 async function finish({ run, known }: Conversation, content: string): Promise<void> {
+  await rememberExchange(run, known, content);
   const hasOpenApprovals = known.approvals.some(({ state }) => state === 'PENDING');
   await run.progress.end();
   await run.operation.write((write) =>

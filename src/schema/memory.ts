@@ -1,6 +1,7 @@
 import { MemoryJobKind, MemoryKind } from '../generated/prisma/enums.ts';
 import type { MemoryModel } from '../generated/prisma/models.ts';
 import { agentById } from '../services/agent.ts';
+import { type Citation, citationsOfTask } from '../services/citation.ts';
 import { countPendingChunks, listMemorySources, memoryByAgent, memoryDocumentById } from '../services/memory.ts';
 import { memoryJobByTask } from '../services/memory-job.ts';
 import type { DegradedReason, MemoryMatch, MemorySearch } from '../services/memory-search.ts';
@@ -102,7 +103,42 @@ export function addMemory(builder: Builder) {
     }),
   );
   addMemoryState(builder);
+  addCitations(builder);
   return { kind, connection, job, ...addSearch(builder, kind) };
+}
+
+function addCitations(builder: Builder): void {
+  const citation = builder.objectRef<Citation>('Citation').implement({
+    description: 'A piece of memory that an answer was drawn from: the place as it was then.',
+    fields: (t) => ({
+      position: t.exposeInt('position', { description: 'Its number, from 1, by which the answer may name it.' }),
+      source: t.exposeString('source', { description: 'The source of its document.' }),
+      path: t.exposeString('path', { description: 'The path of its document.' }),
+      heading: t.exposeString('heading', { description: 'Headings above it; empty where there were none.' }),
+      startLine: t.exposeInt('startLine', { description: 'Its first line in the document, from 1.' }),
+      endLine: t.exposeInt('endLine', { description: 'Its last line.' }),
+      score: t.exposeFloat('score', { description: 'How well it fitted, beside the others of the same search.' }),
+      content: t.exposeString('content', {
+        nullable: true,
+        description: 'Its text; null when the document has changed or is gone.',
+      }),
+      document: t.field({
+        type: 'MemoryDocument',
+        nullable: true,
+        description: 'Its document; null when that is gone.',
+        resolve: ({ documentId }, _arguments, context) =>
+          documentId === null ? null : memoryDocumentById(context.operation.read, documentId),
+      }),
+    }),
+  });
+  builder.objectField('Message', 'citations', (t) =>
+    t.field({
+      type: [citation],
+      description: 'What of its memory the agent was given for this answer; at most 40.',
+      resolve: (message, _arguments, context) =>
+        message.taskId === null ? [] : citationsOfTask(context.operation.read, message.taskId),
+    }),
+  );
 }
 
 function addMemoryState(builder: Builder): void {

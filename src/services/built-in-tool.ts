@@ -51,6 +51,33 @@ export const builtInTools = {
     dangerous: false,
     timeoutSeconds: 30,
   },
+  search_memory: {
+    description:
+      'Searches your own memory, by meaning and by words, and gives the pieces that fit best with their places.',
+    argumentsSchema: {
+      type: 'object',
+      properties: {
+        query: text('What to look for: a question or words.', 1_000),
+        path: text('Only in this document, or in those below this folder.', 1_000),
+        first: { type: 'integer', description: 'How many pieces; 10 when left out.', minimum: 1, maximum: 20 },
+      },
+      required: ['query'],
+      additionalProperties: false,
+    },
+    dangerous: false,
+    timeoutSeconds: 15,
+  },
+  remember: {
+    description: 'Keeps a note in your own memory, to be found later.',
+    argumentsSchema: {
+      type: 'object',
+      properties: { text: text('The note, to be understood without what was said around it.', 8_000) },
+      required: ['text'],
+      additionalProperties: false,
+    },
+    dangerous: false,
+    timeoutSeconds: 15,
+  },
   ask_agent: {
     description:
       'Asks another agent of the team a question, and gives its answer. It knows only what the question says.',

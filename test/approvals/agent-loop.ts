@@ -142,6 +142,7 @@ export async function startAgentLoop(): Promise<AgentLoop> {
       approvalTimeout: 300_000,
     };
     const handler = createAgentRunner({
+      memory: { vectors: null, embeddingModel: 'none', embedTimeout: 1_000 },
       loadTools: async (run) => people.get(run.claim.userId)?.tools ?? [],
       toolArguments: createToolArguments(),
       maxTurns: options.maxTurns,
