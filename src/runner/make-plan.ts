@@ -64,7 +64,7 @@ async function makeDraft(
     const { content, ...answer } = await run.resources.model.chat(
       {
         model: orchestrator.model,
-        temperature: 0,
+        temperature: null,
         messages: plannerPrompt(planning),
         answerSchema: { name: 'plan', schema: planSchema(team, orchestrator.maxPlanTasks) },
         signal: AbortSignal.any([run.signal, late]),
@@ -76,7 +76,9 @@ async function makeDraft(
     // A simple plan is no plan to keep: the planner may do better next time.
     return { draft, source: { use, cacheKey: draft.fallback === null ? key : null } };
   } catch (error) {
-    if (run.signal.aborted || !(late.aborted || error instanceof DomainError)) {
+    // What is no fault of the planner's model, such as a quota that is used up, would meet the plan's tasks as well.
+    const isModelFault = error instanceof DomainError && error.code.startsWith('MODEL_');
+    if (run.signal.aborted || !(late.aborted || isModelFault)) {
       throw error;
     }
     const fallback = late.aborted

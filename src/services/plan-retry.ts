@@ -7,6 +7,7 @@ import type { WriteOperation } from '../operation.ts';
 import { checkRoom, enqueueGraph, lockForGraph } from '../queue/graph.ts';
 import { currentOrchestrator } from './orchestrator.ts';
 import { graphOf, type PlanTasks, planById, taskGraph, tasksOfPlan } from './plan.ts';
+import { checkQuota } from './quota.ts';
 import { lockOpenSession } from './session.ts';
 
 const stateOf = statement<{ state: PlanState; same: boolean }>(`
@@ -19,7 +20,7 @@ const reopen = statement(`
 /**
  * Runs again what failed, was cancelled or was skipped of a plan, and composes the answer anew; what is completed stays.
  * A plan that never ran is approved or made once more.
- * @throws DomainError NOT_FOUND, PLAN_NOT_RETRYABLE, SESSION_EXPIRED, AGENT_QUEUE_FULL
+ * @throws DomainError NOT_FOUND, PLAN_NOT_RETRYABLE, SESSION_EXPIRED, AGENT_QUEUE_FULL, QUOTA_EXCEEDED
  */
 export async function retryPlan(operation: WriteOperation, planId: string): Promise<{ planId: string }> {
   const plan = await planById(operation, planId);
@@ -44,6 +45,7 @@ export async function retryPlan(operation: WriteOperation, planId: string): Prom
     ? planAgain(operation, plan, tasks, orchestratorId)
     : runAgain(operation, plan, tasks, orchestratorId));
   operation.emit({ type: 'plan_retried', sessionId: plan.sessionId, planId });
+  await checkQuota(operation, 'CONCURRENT_TASKS');
   return { planId };
 }
 

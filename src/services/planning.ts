@@ -15,6 +15,7 @@ import { storeAnswer } from './message.ts';
 import { orchestratorById } from './orchestrator.ts';
 import { type PlanGraph, planById, taskGraph } from './plan.ts';
 import type { PlanDraft, PlanNode, TeamMember } from './plan-draft.ts';
+import { checkQuota } from './quota.ts';
 
 /** Everything that making a plan needs to know, read in one transaction. */
 export interface Planning {
@@ -128,7 +129,7 @@ export async function findCachedPlan(operation: ReadOperation, key: string): Pro
  * Stores a plan that was just made, in one commit with what follows from it: the question to the user where the policy
  * wants one, else its tasks.
  * @throws StaleAttemptError
- * @throws DomainError AGENT_QUEUE_FULL, NOT_FOUND when an agent was deleted meanwhile
+ * @throws DomainError AGENT_QUEUE_FULL, QUOTA_EXCEEDED, NOT_FOUND when an agent was deleted meanwhile
  */
 export async function settleDraft(
   operation: WriteOperation,
@@ -158,7 +159,7 @@ export async function settleDraft(
 /**
  * Goes on with a plan that is stored already: as its user has decided, or by asking where nothing was asked yet.
  * @throws StaleAttemptError
- * @throws DomainError AGENT_QUEUE_FULL, NOT_FOUND when an agent was deleted meanwhile
+ * @throws DomainError AGENT_QUEUE_FULL, QUOTA_EXCEEDED, NOT_FOUND when an agent was deleted meanwhile
  */
 export async function continuePlan(
   operation: WriteOperation,
@@ -224,6 +225,7 @@ async function proceed(
     await operation.query(startPlan, [operation.userId, plan.id]);
     operation.emit({ type: 'task_plan_created', sessionId: plan.sessionId, planId: plan.id, fallbackReason });
   });
+  await checkQuota(operation, 'CONCURRENT_TASKS');
 }
 
 async function declinePlan(

@@ -14,6 +14,8 @@ let service: TestService;
 beforeAll(async () => {
   // As in production: API and worker have channels of their own, and all users' live messages pass the same Redis.
   service = await startTestService({ redis: true, separate: true });
+  // Words alone: a call of a tool would wait for an approval.
+  service.model.setScript([{ match: '', reply: 'So be it.', times: 10_000 }]);
 });
 afterAll(() => service?.stop());
 
@@ -97,6 +99,8 @@ async function work(user: TestUser, world: World, stream: Stream): Promise<void>
 
 async function newcomer(name: string): Promise<{ user: TestUser; world: World }> {
   const user = await service.user(name);
+  // Nobody is there to approve a plan.
+  await user.ask('mutation { updateOrchestrator(input: { planApprovalPolicy: NEVER }) { orchestrator { id } } }');
   const world = await createWorld(user.ask, name, service.database.owner);
   await waitFor('what the world began to be done', async () => {
     const open = `SELECT FROM tasks WHERE user_id = $1 AND finished_at IS NULL`;

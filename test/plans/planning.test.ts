@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { rowId } from '../isolation/world.ts';
 import {
   type Chatter,
   composer,
@@ -15,7 +16,7 @@ let service: TestService;
 let users = 0;
 
 beforeAll(async () => {
-  service = await startTestService({ environment: { PLANNING_TIMEOUT: '400' } });
+  service = await startTestService({ environment: { PLANNING_TIMEOUT: '3000' } });
 });
 afterEach(() => service.model.reset());
 afterAll(() => service?.stop());
@@ -77,10 +78,10 @@ describe('a planner whose plan can not be run', () => {
 
   it('takes too long: it is not waited for', async () => {
     const alice = await newUser();
-    planners(planReply([task({})]), { delayMs: 5_000 });
+    planners(planReply([task({})]), { delayMs: 60_000 });
     const plan = await alice.planIn(await alice.send('Draft a text'));
     expect(plan).toMatchObject({ state: 'COMPLETED', fallbackReason: 'TOO_SLOW' });
-    expect(plan.fallbackMessage).toContain('400 ms');
+    expect(plan.fallbackMessage).toContain('3000 ms');
   });
 
   it('is refused by its model: a simple plan stands in', async () => {
@@ -203,5 +204,24 @@ describe('a team without agents', () => {
       },
     );
     expect(data.session).toEqual({ messageCount: 0, plans: { edges: [] } });
+  });
+});
+
+describe('a plan with more tasks than its user may have at once', () => {
+  it('fails with the quota as its reason, and stores none of its tasks', async () => {
+    const alice = await newUser();
+    const { data } = await alice.user.ask('{ viewer { id } }');
+    await service.database.owner(
+      `INSERT INTO quotas (user_id, concurrent_tasks) VALUES ($1, 1)
+      ON CONFLICT (user_id) DO UPDATE SET concurrent_tasks = 1`,
+      [rowId(data.viewer.id)],
+    );
+    planners(planReply([task({}), task({ key: 'b', agent: 'Coder' })]));
+    const plan = await alice.planIn(await alice.send('Draft a song and its code'));
+    expect(plan).toMatchObject({ state: 'FAILED', tasks: [], composingTask: null });
+    const failed = await alice.user.ask('query ($id: ID!) { task(id: $id) { errorCode } }', {
+      id: plan.planningTask?.id,
+    });
+    expect(failed.data.task.errorCode).toBe('QUOTA_EXCEEDED');
   });
 });
