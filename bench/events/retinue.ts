@@ -20,9 +20,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
     MODEL_API_KEY: 'none',
     MODEL_NAME: 'none',
     PORT: '0',
-    // A benchmark opens more at once than a user does.
     RATE_LIMIT_STREAMS: '1000000',
-    RATE_LIMIT_REQUESTS: '1000000',
     LOG_LEVEL: 'warn',
     // All connections are opened at once, over and over.
     RATE_LIMIT_REQUESTS: '1000000',
