@@ -7,6 +7,7 @@ import type { MutationOutcome } from '../services/idempotency.ts';
 /** Fields that lead to calls of a model or to much work, and the limit that each counts for. */
 const costly: Readonly<Record<string, RateLimitName>> = {
   sendMessage: 'SEND',
+  retryPlan: 'SEND',
   ingestDocuments: 'INGEST',
   syncSource: 'INGEST',
   rebuildMemory: 'INGEST',

@@ -41,7 +41,8 @@ export function addPlanFields(builder: Builder): void {
       nullable: true,
       description:
         'Runs again what failed, was cancelled or was skipped of a plan, and composes a new answer of all results. A plan ' +
-        'that never ran is asked for or made again. Errors: NOT_FOUND, PLAN_NOT_RETRYABLE, SESSION_EXPIRED, AGENT_QUEUE_FULL, QUOTA_EXCEEDED.',
+        'that never ran is asked for or made again. Errors: NOT_FOUND, PLAN_NOT_RETRYABLE, SESSION_EXPIRED, AGENT_QUEUE_FULL, ' +
+        'QUOTA_EXCEEDED, RATE_LIMITED.',
       args: { id: t.arg.id({ required: true, description: 'Id of the plan.' }) },
       resolve: (_root, { id }, context, info) =>
         mutate(context, info, { id }, (operation) => retryPlan(operation, decodeId(id, 'Plan', 'id'))),

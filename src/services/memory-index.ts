@@ -6,6 +6,7 @@ import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type Claim, holdAttempt } from '../queue/task.ts';
 import { countJob, type JobCounts } from './memory-job.ts';
 import { tables } from './table.ts';
+import { recordTaskUse } from './usage.ts';
 
 /** A chunk that the index still has to be told of. */
 export interface PendingChunk {
@@ -57,9 +58,6 @@ const dropEmbeddings = statement(`
   DELETE FROM memory_embeddings WHERE user_id = $1 AND created_at < now() - interval '7 days' AND NOT EXISTS (
     SELECT FROM memory_chunks WHERE memory_chunks.user_id = $1 AND memory_chunks.content_hash = memory_embeddings.content_hash
   )`);
-const insertUsage = statement(`
-  INSERT INTO model_usage (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds)
-  SELECT $1, 'EMBEDDING', agent_id, id, $3, $4, 0, $5 FROM tasks WHERE user_id = $1 AND id = $2`);
 const requeue = statement<{ id: string }>(`
   WITH page AS (
     SELECT id FROM memory_chunks WHERE user_id = $1 AND memory_id = $2 AND id > $3 ORDER BY id LIMIT ${requeuePage}
@@ -165,8 +163,7 @@ export async function saveEmbeddings(
     embeddings.map(({ hash }) => hash),
     embeddings.map(({ vector }) => encodeVector(vector)),
   ]);
-  const { promptTokens, durationMilliseconds } = usage;
-  await operation.query(insertUsage, [operation.userId, claim.taskId, model, promptTokens, durationMilliseconds]);
+  await recordTaskUse(operation, claim.taskId, { kind: 'EMBEDDING', model, completionTokens: 0, ...usage });
 }
 
 /** Forgets vectors of texts that the caller has not stored for a week. */
