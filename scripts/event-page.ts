@@ -28,6 +28,18 @@ The log keeps the newest ${retention.perSession} events of a session, for ${rete
 \`HistoryLost\`, then the rest. When nothing at all came for three heartbeats, take the connection for dead, and come back after a
 pause that grows and is partly random; [the examples](../examples/react/follow.ts) do.
 
+The service ends a stream with \`StreamEnded\`, whose \`cursor\` is the place to come back to: when it stops, when your token ends, and when you
+take events more slowly than they come and too much waits for you (\`STREAM_BUFFER_BYTES\`, \`STREAM_BUFFER_EVENTS\`). A stream that fails ends
+with an error instead; what you have not seen comes again after your newest cursor.
+
+You may have \`STREAMS_PER_USER\` streams open on a server, of \`DIFFERENT_STREAMS_PER_USER\` different kinds; equal ones share their work. Beyond that a
+new one is refused with \`STREAM_LIMIT\` before it opens.
+
+A stream that begins in the middle of an answer first gets the text so far as a \`MessageDelta\` with \`offset\` 0. Then each piece begins where
+the one before ended; one that begins elsewhere shows that a piece was lost, and the whole follows as \`MessageCreated\`.
+
+An \`EventSource\` resumes by itself: each event carries its cursor as the \`id\` of Server-Sent Events, and \`Last-Event-ID\` stands in for \`after\`.
+
 Every event has:
 
 ${fieldTable([...Object.values(event.getFields())])}

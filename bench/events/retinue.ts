@@ -22,8 +22,6 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
     PORT: '0',
     RATE_LIMIT_STREAMS: '1000000',
     LOG_LEVEL: 'warn',
-    // All connections are opened at once, over and over.
-    RATE_LIMIT_REQUESTS: '1000000',
     SHUTDOWN_TIMEOUT: '5000',
   });
   const api = await startApi(config, createLog({ level: config.LOG_LEVEL }));

@@ -68,6 +68,7 @@ beforeAll(async () => {
         HEARTBEAT_INTERVAL: '2000',
         EVENT_POLL_INTERVAL: '500',
         RATE_LIMIT_REQUESTS: '100000',
+        RATE_LIMIT_STREAMS: '100000',
       },
       logFile: join(folder, `${name}.log`),
       isReady: async () => (await fetch(`http://127.0.0.1:${port}/health/live`)).ok,
