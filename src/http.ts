@@ -214,7 +214,8 @@ function createEndSignals(stopping: AbortSignal): EndSignals {
       open.delete(end);
       controller.abort();
     };
-    const timer = setTimeout(end, Math.min(Math.max(expiresAt - Date.now(), 0), longestTimer)).unref();
+    // Not unreferenced: Node.js would keep a list for each different time, until it has come.
+    const timer = setTimeout(end, Math.min(Math.max(expiresAt - Date.now(), 0), longestTimer));
     open.add(end);
     if (stopping.aborted || response.closed) {
       end();
