@@ -6,11 +6,12 @@ import { graphql } from './graphql/bench.ts';
 import { describeMachine, type Report } from './harness.ts';
 import { isolation } from './isolation/bench.ts';
 import { load } from './load-test/bench.ts';
+import { memory } from './memory/bench.ts';
 import { orchestration } from './orchestration/bench.ts';
 import { queue } from './queue/bench.ts';
 import { formatReport, updatePage } from './report.ts';
 
-const benches = [graphql, events, orchestration, queue, load, isolation, fairness];
+const benches = [graphql, events, orchestration, queue, load, isolation, fairness, memory];
 const page = 'docs/benchmarks.md';
 const usage = `npm run bench -- NAME [--json] [--rounds N] [--seconds N] [--update-docs]
 
