@@ -61,6 +61,9 @@ export interface Metrics {
   readonly oldestTask: Level<{ state: string }>;
   readonly approvalsPending: Level;
   readonly workers: Level;
+  readonly memoryCollections: Level;
+  readonly memoryPoints: Level;
+  readonly memoryBytes: Level;
   readonly streams: Level;
   readonly streamUsers: Level;
   readonly streamGroups: Level;
@@ -273,6 +276,12 @@ export function createMetrics(): Metrics {
       'retinue_workers',
       'Workers that showed a sign of life within the lease. Only the leading worker shows it.',
     ),
+    memoryCollections: level(
+      'retinue_memory_collections',
+      'Collections of the vector store. Only the leading worker shows it.',
+    ),
+    memoryPoints: level('retinue_memory_points', 'Vectors in them. Only the leading worker shows it.'),
+    memoryBytes: level('retinue_memory_vector_bytes', 'Size of these vectors. Only the leading worker shows it.'),
     streams: level('retinue_event_streams', 'Open event streams.'),
     streamUsers: level('retinue_event_stream_users', 'Users with open event streams.'),
     streamGroups: level('retinue_event_stream_groups', 'Groups of equal subscriptions, each executed once an event.'),

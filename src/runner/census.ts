@@ -1,6 +1,7 @@
 import type { Metrics } from '../adapters/metrics.ts';
 import type { Database } from '../adapters/postgres.ts';
 import { takeCensus } from '../queue/claim.ts';
+import { memoryTotals } from '../services/memory-upkeep.ts';
 
 /** Shown also when there is none of them, so that an alert can tell "none" from "nobody looked". */
 const taskStates = ['BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING'];
@@ -10,12 +11,13 @@ const taskStates = ['BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING'];
  * processes counts each task once.
  */
 export async function showCensus(database: Database, metrics: Metrics, lease: number, leads: boolean): Promise<void> {
-  const { tasks, oldestTask, approvalsPending, workers } = metrics;
+  const { tasks, oldestTask, approvalsPending, workers, memoryCollections, memoryPoints, memoryBytes } = metrics;
   const census = leads ? await takeCensus(database, lease) : [];
-  for (const level of [tasks, oldestTask, approvalsPending, workers]) {
+  const memory = leads ? await memoryTotals(database) : null;
+  for (const level of [tasks, oldestTask, approvalsPending, workers, memoryCollections, memoryPoints, memoryBytes]) {
     level.clear();
   }
-  if (!leads) {
+  if (memory === null) {
     return;
   }
   for (const state of taskStates) {
@@ -24,5 +26,8 @@ export async function showCensus(database: Database, metrics: Metrics, lease: nu
     oldestTask.set({ state }, found?.oldestSeconds ?? 0);
   }
   approvalsPending.set({}, census.find(({ noun }) => noun === 'approval')?.amount ?? 0);
+  memoryCollections.set({}, memory.collections);
+  memoryPoints.set({}, memory.points);
+  memoryBytes.set({}, memory.vectorBytes);
   workers.set({}, census.find(({ noun }) => noun === 'worker')?.amount ?? 0);
 }

@@ -6,11 +6,13 @@ import type { World } from './world.ts';
 
 /** What a user's client met, in the order of time. Times are of `performance.now()`. */
 export interface Attempt {
-  kind: 'query' | 'message';
+  kind: 'query' | 'search' | 'message';
   at: number;
   milliseconds: number;
   /** Null when it went well; else a code of an error, or what became of the connection. */
   fault: string | null;
+  /** Whether it was answered with less than usual. */
+  degraded?: boolean;
 }
 
 export interface Load {
@@ -21,6 +23,8 @@ export interface Load {
   received: readonly { userId: string; sequences: readonly number[] }[];
   /** Waits until an attempt of each kind that began after that time went well. @returns when the last of them did */
   recovered(since: number): Promise<number>;
+  /** Waits until all users' memories are searched by meaning again, and what they hold is found. @returns when */
+  remembered(): Promise<number>;
   /** Ends sending; streams go on. */
   endSending(): Promise<void>;
   stop(): void;
@@ -29,6 +33,14 @@ export interface Load {
 const users = 8;
 const pause = 300;
 const attemptDeadline = 8_000;
+const documents = [
+  { path: 'tea.md', content: 'Green tea is brewed at seventy degrees, and black tea at ninety-five.' },
+  { path: 'bread.md', content: 'A dough of rye wants a long night before it is baked.' },
+];
+const ingestMutation = `mutation ($input: IngestDocumentsInput!) { ingestDocuments(input: $input) { job { __typename } } }`;
+const searchQuery = `query ($agentId: ID!) {
+  searchMemory(agentId: $agentId, query: "How warm is the water for green tea?") { degraded matches { score } }
+}`;
 /** A client gives up on a message after so long, in milliseconds. */
 const messageDeadline = 60_000;
 
@@ -54,14 +66,30 @@ export async function startLoad(world: World, name: string): Promise<Load> {
         client.ask('query', 'mutation { createSession { session { id } } }'),
       );
       const stream = { userId: rawId(viewer.id), sequences: [] };
+      const agentId = agents.edges[0].node.id;
+      await persist(() => client.ask('query', ingestMutation, { input: { agentId, source: 'notes', documents } }));
+      const search = () => client.ask('search', searchQuery, { agentId });
       received.push(stream);
       void follow(world, token, number, stream.sequences, stopping.signal);
-      return { client, sessionId: createSession.session.id, agentId: agents.edges[0].node.id };
+      return { client, search, sessionId: createSession.session.id, agentId };
     }),
   );
-  const sending = loops.map(async ({ client, sessionId, agentId }) => {
+  const remembered = async (): Promise<number> => {
+    for (const { search } of loops) {
+      await persist(async () => {
+        const { searchMemory } = await search();
+        if (searchMemory.degraded || searchMemory.matches.length === 0) {
+          throw new Error('the memory is not searched by meaning yet');
+        }
+      });
+    }
+    return performance.now();
+  };
+  await remembered();
+  const sending = loops.map(async ({ client, search, sessionId, agentId }) => {
     while (!ending.signal.aborted) {
       await client.ask('query', '{ sessions(first: 5) { edges { node { id title } } } }').catch(() => undefined);
+      await search().catch(() => undefined);
       const key = randomUUID();
       const input = { sessionId, targetAgentId: agentId, content: `note ${key}` };
       const { sendMessage } = await persist(() =>
@@ -80,6 +108,7 @@ export async function startLoad(world: World, name: string): Promise<Load> {
     attempts,
     sent,
     received,
+    remembered,
     recovered: async (since) => {
       const end = performance.now() + messageDeadline;
       for (;;) {
@@ -134,8 +163,8 @@ function createClient(world: World, token: string, number: number, attempts: Att
   return {
     ask: async (kind, query, variables = {}, headers = {}) => {
       const at = performance.now();
-      const record = (fault: string | null) =>
-        void attempts.push({ kind, at, milliseconds: performance.now() - at, fault });
+      const record = (fault: string | null, degraded = false) =>
+        void attempts.push({ kind, at, milliseconds: performance.now() - at, fault, degraded });
       try {
         const response = await fetch(world.urls[turn % world.urls.length] ?? '', {
           method: 'POST',
@@ -150,7 +179,7 @@ function createClient(world: World, token: string, number: number, attempts: Att
         if (errors?.[0] !== undefined) {
           throw new Fault(`${errors[0].extensions.code} (${response.status})`);
         }
-        record(null);
+        record(null, isDegraded(data));
         return data;
       } catch (error) {
         record(error instanceof Fault ? error.message : faultOf(error));
@@ -160,6 +189,10 @@ function createClient(world: World, token: string, number: number, attempts: Att
       }
     },
   };
+}
+
+function isDegraded(data: unknown): boolean {
+  return (data as { searchMemory?: { degraded: boolean } }).searchMemory?.degraded === true;
 }
 
 class Fault extends Error {}

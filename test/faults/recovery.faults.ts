@@ -37,6 +37,7 @@ interface Fault {
 const servers: Fault[] = [
   { name: 'Postgres', part: ({ postgres }) => postgres },
   { name: 'Redis', part: ({ redis }) => redis },
+  { name: 'Qdrant', part: ({ qdrant }) => qdrant },
   { name: 'The model', part: ({ model }) => model },
 ];
 
@@ -83,11 +84,12 @@ async function underLoad(name: string, deed: () => Promise<void>): Promise<void>
     await deed();
     const end = performance.now();
     const recovered = await load.recovered(end);
+    const remembered = await load.remembered();
     await delay(after);
     await load.endSending();
     const drained = await untilDone(load);
     await expectNothingLost(load);
-    rows.push(summarize(name, load.attempts, { begin, end, recovered, drained }, load.sent.size));
+    rows.push(summarize(name, load.attempts, { begin, end, recovered, remembered, drained }, load.sent.size));
   } finally {
     load.stop();
   }
@@ -143,6 +145,11 @@ describe('users lose nothing and are soon served again, when', () => {
       plan(`${name} ${deed.name}`, () => deed.doIt(part(world)));
     }
   }
+  plan('Qdrant stopped, its disk wiped, and started', async () => {
+    await world.qdrant.stop();
+    await world.wipeQdrant();
+    await world.qdrant.start();
+  });
   for (const [name, parts] of [
     ['API', ({ apis }: World) => apis],
     ['Worker', ({ workers }: World) => workers],

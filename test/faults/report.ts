@@ -14,6 +14,8 @@ export interface Row {
   longestGap: number;
   /** From the end of the fault to the first request and message that went well, in milliseconds. */
   recovery: number;
+  /** From the end of the fault until all memories were searched by meaning again, in milliseconds. */
+  remembered: number;
   /** From the end of the fault until every task was done, in milliseconds. */
   drained: number;
   messages: number;
@@ -23,11 +25,12 @@ export interface Row {
 export function summarize(
   fault: string,
   attempts: readonly Attempt[],
-  times: { begin: number; end: number; recovered: number; drained: number },
+  times: { begin: number; end: number; recovered: number; remembered: number; drained: number },
   messages: number,
 ): Row {
   const met = attempts.filter(({ at }) => at >= times.begin);
   const failed = met.filter((attempt) => attempt.fault !== null);
+  const degraded = met.filter((attempt) => attempt.degraded === true).length;
   const kinds = Map.groupBy(failed, (attempt) => attempt.fault ?? '');
   const told = [...kinds]
     .toSorted(([, one], [, other]) => other.length - one.length)
@@ -42,9 +45,13 @@ export function summarize(
     fault,
     attempts: met.length,
     failed: failed.length,
-    told: told === '' ? 'nothing failed' : told,
+    told: [
+      ...(told === '' ? ['nothing failed'] : [told]),
+      ...(degraded === 0 ? [] : [`memory searched by words alone ×${degraded}`]),
+    ].join('; '),
     longestGap: Math.max(...gaps),
     recovery: Math.max(0, times.recovered - times.end),
+    remembered: Math.max(0, times.remembered - times.end),
     drained: Math.max(0, times.drained - times.end),
     messages,
   };
@@ -71,6 +78,7 @@ export async function writeReport(rows: readonly Row[], date: Date): Promise<voi
     'What those were told',
     'Longest time without an answer',
     'First success after its end',
+    'Memory by meaning again after',
     'All tasks done after',
   ];
   const lines = rows.map((row) =>
@@ -81,6 +89,7 @@ export async function writeReport(rows: readonly Row[], date: Date): Promise<voi
       row.told,
       seconds(row.longestGap),
       seconds(row.recovery),
+      seconds(row.remembered),
       seconds(row.drained),
     ].join(' | '),
   );

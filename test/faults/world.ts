@@ -11,6 +11,7 @@ import {
 import { roleUrls } from '../../dev/local.ts';
 import { ownerUrl, startPostgres } from '../../dev/postgres.ts';
 import { findFreePort } from '../../dev/process.ts';
+import { startQdrant } from '../../dev/qdrant.ts';
 import { startRedis } from '../../dev/redis.ts';
 import { allowLogin, migrate } from '../../prisma/migrate.ts';
 import { nodePart, type Part, serverPart } from './part.ts';
@@ -19,6 +20,9 @@ import { nodePart, type Part, serverPart } from './part.ts';
 export interface World {
   postgres: Part;
   redis: Part;
+  qdrant: Part;
+  /** Takes away all that Qdrant stored; it must be stopped. */
+  wipeQdrant(): Promise<void>;
   model: Part;
   apis: readonly Part[];
   workers: readonly Part[];
@@ -43,6 +47,10 @@ const settings = {
   POOL_TIMEOUT: '5000',
   STATEMENT_TIMEOUT: '5000',
   LOG_LEVEL: 'info',
+  // Few users send as much as many would.
+  RATE_LIMIT_REQUESTS: '100000',
+  RATE_LIMIT_SEND: '100000',
+  MODEL_REQUESTS_PER_MINUTE: '1000000',
 };
 
 /** Starts everything anew, over data folders that are emptied first. */
@@ -102,6 +110,20 @@ export async function startWorld(folder: string): Promise<World> {
     }),
   );
 
+  const qdrantFolder = join(dataFolder, 'qdrant');
+  const qdrantPort = await findFreePort(null);
+  const qdrant = await use(
+    serverPart(async () => {
+      const server = await startQdrant({
+        folder: qdrantFolder,
+        logFile: logFile('qdrant'),
+        preferredPort: qdrantPort,
+        onSpawn: () => undefined,
+      });
+      return server.process;
+    }),
+  );
+
   const modelPort = await findFreePort(null);
   const modelUrl = `http://127.0.0.1:${modelPort}/v1`;
   const modelKey = randomBytes(12).toString('hex');
@@ -120,9 +142,11 @@ export async function startWorld(folder: string): Promise<World> {
     DATABASE_URL: urls.app,
     WORKER_DATABASE_URL: urls.worker,
     REDIS_URL: `redis://127.0.0.1:${redisPort}`,
+    QDRANT_URL: `http://127.0.0.1:${qdrantPort}`,
     MODEL_BASE_URL: modelUrl,
     MODEL_API_KEY: modelKey,
     MODEL_NAME: 'offline-1',
+    MODEL_EMBEDDING_NAME: 'offline-embedding',
     MODEL_CONNECT_TIMEOUT: '3000',
     MODEL_IDLE_TIMEOUT: '3000',
     TOKEN_ISSUER: developmentIssuer,
@@ -159,6 +183,8 @@ export async function startWorld(folder: string): Promise<World> {
   return {
     postgres,
     redis,
+    qdrant,
+    wipeQdrant: () => rm(join(qdrantFolder, 'storage'), { recursive: true, force: true }),
     model,
     apis,
     workers,

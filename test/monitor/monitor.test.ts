@@ -37,7 +37,7 @@ describe('a process for its operators', () => {
     expect(await (await ask('/health/live')).json()).toEqual({ status: 'live' });
     expect(await (await ask('/health/ready')).json()).toEqual({
       status: 'ready',
-      dependencies: { postgres: 'up', redis: 'connected', model: 'up' },
+      dependencies: { postgres: 'up', redis: 'connected', qdrant: 'not configured', model: 'up' },
     });
     expect((await ask('/graphql')).status).toBe(404);
     expect((await fetch(new URL('/metrics', service.api.url))).status).toBe(404);
@@ -99,6 +99,7 @@ describe('a process for its operators', () => {
       expect(values.get(`retinue_tasks{state="${state}"}`)).toBe(0);
     }
     expect(values.get('retinue_approvals_pending')).toBe(0);
+    expect(values.get('retinue_memory_collections')).toBe(0);
   });
 
   it('shows its event streams, and how late events were', async () => {
