@@ -20,8 +20,8 @@ export function toClientError(error: unknown, log: () => Log, traceId: string): 
   if (located !== null && isRefusal(located)) {
     return fromRefusal(located);
   }
-  if (isPassingFault(cause)) {
-    log().warn({ err: cause }, 'the database was away or out of capacity');
+  if (isPassingFault(cause) || isAborted(cause)) {
+    log().warn({ err: cause }, 'the database was away or out of capacity, or this process is stopping');
     const busy = new DomainError('SERVICE_BUSY', 'The service is busy. Try again shortly.', { retryAfter: 1 });
     return fromDomainError(busy, located);
   }
@@ -32,6 +32,11 @@ export function toClientError(error: unknown, log: () => Log, traceId: string): 
     ...placeOf(located),
     extensions: { code: 'INTERNAL', traceId },
   });
+}
+
+/** Whether the work was called off: the process stops, or nobody waits for the answer any more. Elsewhere it may go on. */
+function isAborted(cause: unknown): boolean {
+  return cause instanceof Error && cause.name === 'AbortError';
 }
 
 /** The same error with a message that is not too long. */
