@@ -126,7 +126,7 @@ function checksOf(recorder: Recorder, unanswered: number): Check[] {
     return (values.at(-1) ?? Number.NaN) / (values[0] ?? Number.NaN);
   };
   const failed = Math.max(...recorder.values(who, 'failed requests'));
-  const lost = recorder.values(who, 'streams lost').reduce((sum, count) => sum + count, 0);
+  const lost = recorder.values(who, 'streams that ended and were resumed').reduce((sum, count) => sum + count, 0);
   return [
     { id: 'failed-requests', goal: 'none of 1,000 users’ requests fails', value: failed, unit: '%', ok: failed === 0 },
     { id: 'unanswered', goal: 'every message is answered', value: unanswered, unit: 'messages', ok: unanswered === 0 },

@@ -1,4 +1,5 @@
 import { type Agent, request as httpRequest, type IncomingMessage } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 
 /** How the users of one process reach the API. */
 export interface Requester {
@@ -9,6 +10,7 @@ export interface Requester {
 /** An event as far as the benchmark looks at it. */
 export interface Item {
   readonly __typename: string;
+  readonly cursor: string;
   readonly task?: { readonly id: string } | null;
 }
 
@@ -19,8 +21,8 @@ export interface StreamReader {
 }
 
 const requestDeadline = 30_000;
-const subscription = `subscription {
-  events {
+const subscription = `subscription ($after: String) {
+  events(after: $after) {
     __typename cursor
     ... on TaskCompleted { task { id } }
     ... on MessageCreated { message { id role content } }
@@ -84,7 +86,10 @@ export async function request(
   return data;
 }
 
-/** A user's stream of all events, over a connection of its own. */
+/** Pause before a stream that ended is resumed, in milliseconds. */
+const resumePause = 500;
+
+/** A user's stream of all events, over a connection of its own. One that ends is resumed from its cursor, as clients do. */
 export function streamEvents(
   requester: Requester,
   token: string,
@@ -93,17 +98,12 @@ export function streamEvents(
   const begun = Promise.withResolvers<void>();
   let response: IncomingMessage | null = null;
   let closed = false;
-  const lose = (): void => {
-    begun.reject(new Error('the stream ended before it began'));
-    if (!closed) {
-      on.lost();
-    }
-  };
+  let after: string | null = null;
   const read = async (): Promise<void> => {
     response = await open(requester, {
       token,
       accept: 'text/event-stream',
-      body: JSON.stringify({ query: subscription }),
+      body: JSON.stringify({ query: subscription, variables: { after } }),
       // Heartbeats come more often.
       timeout: 60_000,
       agent: false,
@@ -116,13 +116,23 @@ export function streamEvents(
       for (const line of lines.filter((one) => one.startsWith('data: {'))) {
         const item = (JSON.parse(line.slice(6)) as { data?: { events?: Item } }).data?.events;
         begun.resolve();
-        if (item !== undefined && item.__typename !== 'Heartbeat') {
+        if (item !== undefined) {
+          after = item.cursor;
           on.event(item);
         }
       }
     }
   };
-  read().then(lose, lose);
+  const follow = async (): Promise<void> => {
+    while (!closed) {
+      await read().catch(() => undefined);
+      if (!closed) {
+        on.lost();
+        await delay(resumePause);
+      }
+    }
+  };
+  void follow();
   return {
     begun: begun.promise,
     close: () => {

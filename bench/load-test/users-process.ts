@@ -68,7 +68,7 @@ runChild<UsersSettings, null>(async ({ url, tokens }) => {
       waiting: new Map(),
       stream: streamEvents(requester, token, {
         event: (item) => {
-          window.events += 1;
+          window.events += item.__typename === 'Heartbeat' ? 0 : 1;
           const taskId = item.__typename === 'TaskCompleted' ? item.task?.id : undefined;
           const sent = taskId === undefined ? undefined : user.waiting.get(taskId);
           if (taskId !== undefined && sent !== undefined) {
