@@ -100,7 +100,7 @@ function record(recorder: Recorder, windows: readonly WindowResult[], memory: Re
   recorder.add(who, 'events delivered', 'events/s', sum(({ events }) => events) / seconds);
   recorder.add(
     who,
-    'streams lost',
+    'streams that ended and were resumed',
     'streams',
     sum(({ streamsLost }) => streamsLost),
   );
