@@ -85,7 +85,7 @@ const noteRule = z.object({
 const insert = statement<{ id: string }>(`
   INSERT INTO approvals (user_id, kind, session_id, task_id, plan_id, tool_id, tool_name, call_id, arguments, arguments_hash,
     arguments_schema, dangerous, interrupted, previous_id, created_at, expires_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now.at, now.at + make_interval(secs => $15::float8 / 1000)
+  SELECT $1, $2, $3, $4, $5, (SELECT id FROM tools WHERE user_id = $1 AND id = $6 FOR KEY SHARE), $7, $8, $9, $10, $11, $12, $13, $14, now.at, now.at + make_interval(secs => $15::float8 / 1000)
   FROM (SELECT clock_timestamp() AS at) AS now
   RETURNING id`);
 const placeOf = statement<{ taskId: string | null; sessionId: string }>(

@@ -60,6 +60,10 @@ export function createToolArguments(): ToolArguments {
       const validate = runWithin(compileTime, () => compiler.compile(own));
       compiled.set(key, validate);
       return validate;
+    } catch (error) {
+      // One that was ended in the middle of its work is good for nothing any more.
+      compilers.delete(dialect);
+      throw error;
     } finally {
       // The compiler would keep every schema that it ever saw.
       compiler.removeSchema(own);
