@@ -207,6 +207,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
       eventDays: config.EVENT_RETENTION_DAYS,
       eventsPerSession: config.EVENTS_PER_SESSION,
     },
+    secrets: tools.secrets,
   });
   const stopMemoryUpkeep = startMemoryUpkeep(resources, worker.id, {
     lease: config.TASK_LEASE,

@@ -10,6 +10,7 @@ import { wakeWorkers } from '../../src/queue/signal.ts';
 import { enqueueJob } from '../../src/queue/task.ts';
 import { startUpkeep } from '../../src/runner/upkeep.ts';
 import { startWorker } from '../../src/runner/worker.ts';
+import { createSecretBox } from '../../src/services/secret-box.ts';
 import { type Engine, type Job, lease } from './engine.ts';
 import { agents } from './population.ts';
 
@@ -134,6 +135,7 @@ export const engine: Engine = {
       lease,
       taskTimeout: 600_000,
       retention: { expiredSessionDays: 7, eventDays: 30, eventsPerSession: 1_000 },
+      secrets: createSecretBox([]),
     });
     return async () => {
       await stopUpkeep();

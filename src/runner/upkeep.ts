@@ -4,6 +4,8 @@ import { createOperation, type OperationResources } from '../operation.ts';
 import { findStuckTasks, leadsUpkeep, rescueTasks } from '../queue/claim.ts';
 import { wakeWorkers } from '../queue/signal.ts';
 import { settleCalls } from '../services/agent-call.ts';
+import type { SecretBox } from '../services/secret-box.ts';
+import { resealSecrets } from '../services/secret-rotation.ts';
 import { expireApprovals, type Retention, removeExpiredSessions, trimEvents } from '../services/upkeep.ts';
 import { showCensus } from './census.ts';
 import { startLoop } from './loop.ts';
@@ -14,6 +16,7 @@ export interface UpkeepOptions {
   /** How long a task may run, in milliseconds: longer ones are reported. */
   taskTimeout: number;
   retention: Retention;
+  secrets: SecretBox;
 }
 
 const rescueInterval = 1_000;
@@ -70,6 +73,7 @@ export function startUpkeep(
       }
       await removeExpiredSessions(database, openOperation, options.retention).catch(failed('expired sessions'));
       await trimEvents(database, openOperation, options.retention).catch(failed('old events'));
+      await resealSecrets(database, openOperation, options.secrets).catch(failed('secrets of old keys'));
       const limits = { running: options.taskTimeout * 2, queued: queuedLimit };
       for (const stuck of await findStuckTasks(database, limits)) {
         log.warn(stuck, 'task is stuck');

@@ -1,6 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import { sqlState, statement } from '../adapters/postgres.ts';
 import { badInput, DomainError, notFound } from '../errors.ts';
+import type { ApprovalPolicy } from '../generated/prisma/enums.ts';
 import type { ToolModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type BuiltInName, builtInTools, isBuiltInName } from './built-in-tool.ts';
@@ -19,7 +20,7 @@ import {
 } from './tool-input.ts';
 import type { ToolResources } from './tool-resources.ts';
 import type { JsonObject } from './tool-schema.ts';
-import { assertMayMove, changeSecrets, noSecrets } from './tool-secrets.ts';
+import { assertMayMove, changeSecrets, noSecrets, type SecretColumns } from './tool-secrets.ts';
 
 /** Most tools of a user, those of MCP servers included. */
 export const mostTools = 1_000;
@@ -115,25 +116,45 @@ export async function createTool(
     );
   }
   await reserveTools(operation, 1);
-  await withFreeName(() =>
-    operation.query(insert, [
-      operation.userId,
-      id,
-      columns.name,
-      columns.description,
-      columns.kind,
-      JSON.stringify(schema),
-      JSON.stringify(columns.settings),
-      columns.dangerous,
-      values.approvalPolicy ?? null,
-      columns.timeoutSeconds,
-      secrets.secrets,
-      secrets.secretsKeyId,
-      secrets.secretNames,
-      values.approvalTimeoutSeconds ?? null,
-    ]),
-  );
+  const policy = { policy: values.approvalPolicy ?? null, timeout: values.approvalTimeoutSeconds ?? null };
+  await withFreeName(() => store(operation, id, { ...columns, schema }, secrets, policy));
   return { toolId: id };
+}
+
+/** Gives a new user all built-in tools, as they are. @returns their ids */
+export async function addBuiltInTools(operation: WriteOperation): Promise<Map<BuiltInName, string>> {
+  const ids = new Map<BuiltInName, string>();
+  for (const name of Object.keys(builtInTools).filter(isBuiltInName)) {
+    const id = uuidv7();
+    await store(operation, id, newBuiltIn({}, name), noSecrets, { policy: null, timeout: null });
+    ids.set(name, id);
+  }
+  return ids;
+}
+
+async function store(
+  operation: WriteOperation,
+  id: string,
+  columns: NewTool,
+  secrets: SecretColumns,
+  approval: { policy: ApprovalPolicy | null; timeout: number | null },
+): Promise<void> {
+  await operation.query(insert, [
+    operation.userId,
+    id,
+    columns.name,
+    columns.description,
+    columns.kind,
+    JSON.stringify(columns.schema),
+    JSON.stringify(columns.settings),
+    columns.dangerous,
+    approval.policy,
+    columns.timeoutSeconds,
+    secrets.secrets,
+    secrets.secretsKeyId,
+    secrets.secretNames,
+    approval.timeout,
+  ]);
 }
 
 interface NewTool {

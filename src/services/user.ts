@@ -6,6 +6,7 @@ import { createAgent } from './agent.ts';
 import { createOrchestrator } from './orchestrator.ts';
 import { starterOrchestrator, starterTeam } from './starter-team.ts';
 import { tables } from './table.ts';
+import { addBuiltInTools } from './tool.ts';
 
 const signIn = statement<{ userId: string; created: boolean }>(
   `SELECT user_id AS "userId", created FROM app.sign_in($1, $2)`,
@@ -51,8 +52,9 @@ async function addStarterTeam(operation: Operation): Promise<void> {
       return;
     }
     await createOrchestrator(write, starterOrchestrator);
-    for (const agent of starterTeam) {
-      await createAgent(write, agent);
+    const toolIds = await addBuiltInTools(write);
+    for (const { tools, ...agent } of starterTeam) {
+      await createAgent(write, { ...agent, toolIds: tools.flatMap((name) => toolIds.get(name) ?? []) });
     }
   });
 }

@@ -6,6 +6,8 @@ export interface ToolUser {
   user: TestUser;
   /** Adds a tool and gives its id. */
   addTool(input: Record<string, unknown>): Promise<string>;
+  /** A built-in tool that every user has from the start. */
+  builtIn(name: string): Promise<string>;
   addAgent(name: string, toolIds?: string[], rest?: Record<string, unknown>): Promise<string>;
   /** Sends a message and gives the task that answers it. */
   send(agentId: string, content: string): Promise<string>;
@@ -40,6 +42,10 @@ export async function createToolUser(service: TestService, name: string): Promis
     addTool: async (input) =>
       (await data('mutation ($input: CreateToolInput!) { createTool(input: $input) { tool { id } } }', { input }))
         .createTool.tool.id,
+    builtIn: async (toolName) => {
+      const { tools } = await data('{ tools(first: 50) { edges { node { id name } } } }');
+      return tools.edges.find(({ node }: { node: { name: string } }) => node.name === toolName).node.id;
+    },
     addAgent: async (agentName, toolIds = [], rest = {}) => {
       const input = {
         name: agentName,

@@ -16,7 +16,7 @@ const rows = (sql: string) => service.database.owner(sql);
 
 describe('asking another agent', () => {
   it('brings its answer to the one that asked, and not into the session', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     await alice.addAgent('Clerk');
     service.model.setScript([
@@ -38,7 +38,7 @@ describe('asking another agent', () => {
     await service.stop();
     service = await startTestService({ environment: { WORKER_SLOTS: '1' } });
     alice = await createToolUser(service, 'alice');
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const one = await alice.addAgent('One', [tool], { maxConcurrentTasks: 1 });
     await alice.addAgent('Two', [tool], { maxConcurrentTasks: 1 });
     await alice.addAgent('Three', [], { maxConcurrentTasks: 1 });
@@ -54,7 +54,7 @@ describe('asking another agent', () => {
   });
 
   it('several at once, each answered once', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     await alice.addAgent('Left');
     await alice.addAgent('Right');
@@ -73,7 +73,7 @@ describe('asking another agent', () => {
     ['that does not exist', 'Nobody', /no such agent.*Clerk/],
     ['that asks', 'Boss', /circle/],
   ])('tells the model when it is one %s', async (_what, name, told) => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     await alice.addAgent('Clerk');
     service.model.setScript([
@@ -87,7 +87,7 @@ describe('asking another agent', () => {
   it("never reaches another user's agent, whose name is told as one that does not exist", async () => {
     const bob = await createToolUser(service, 'bob');
     await bob.addAgent('Treasurer');
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     service.model.setScript([
       { match: 'go', reply: [...callAgent('Treasurer', 'question'), ...callAgent('Made Up', 'question')] },
@@ -100,7 +100,7 @@ describe('asking another agent', () => {
   });
 
   it('ends a circle over several agents, and a row that grows too long', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const agents = ['A', 'B', 'C', 'D', 'E'];
     const ids = new Map<string, string>();
     for (const name of agents) {
@@ -125,7 +125,7 @@ describe('asking another agent', () => {
   });
 
   it('tells the model that the other failed', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     await alice.addAgent('Clerk');
     service.model.setScript([
@@ -138,7 +138,7 @@ describe('asking another agent', () => {
   });
 
   it('is taken back when the one that asked is cancelled', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     await alice.addAgent('Clerk');
     service.model.setScript([
@@ -159,7 +159,7 @@ describe('asking another agent', () => {
   });
 
   it('tells the one that asked when the question was cancelled', async () => {
-    const tool = await alice.addTool({ builtIn: 'ask_agent', name: 'ask_agent' });
+    const tool = await alice.builtIn('ask_agent');
     const boss = await alice.addAgent('Boss', [tool]);
     const clerk = await alice.addAgent('Clerk');
     service.model.setScript([
