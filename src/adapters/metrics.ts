@@ -64,7 +64,6 @@ export interface Metrics {
   readonly memoryCollections: Level;
   readonly memoryPoints: Level;
   readonly memoryBytes: Level;
-  readonly memoryVectorBytes: Level;
   readonly streams: Level;
   readonly streamUsers: Level;
   readonly streamGroups: Level;
@@ -272,15 +271,6 @@ export function createMetrics(): Metrics {
     approvalsPending: level(
       'retinue_approvals_pending',
       'Approvals that wait for a decision. Only the leading worker shows it.',
-    ),
-    memoryCollections: level(
-      'retinue_memory_collections',
-      'Vector collections of all agents. Only the leading worker shows it.',
-    ),
-    memoryPoints: level('retinue_memory_points', 'Points in all vector collections. Only the leading worker shows it.'),
-    memoryVectorBytes: level(
-      'retinue_memory_vector_bytes',
-      'Size of all vectors as 32-bit numbers. Only the leading worker shows it.',
     ),
     workers: level(
       'retinue_workers',

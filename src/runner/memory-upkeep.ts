@@ -3,12 +3,7 @@ import type { Metrics } from '../adapters/metrics.ts';
 import type { VectorStore } from '../adapters/qdrant.ts';
 import { createOperation, type OperationResources } from '../operation.ts';
 import { leadsUpkeep } from '../queue/claim.ts';
-import {
-  dropUnusedCollections,
-  memoryTotals,
-  pruneAgingMemories,
-  removeOrphanedMemories,
-} from '../services/memory-upkeep.ts';
+import { dropUnusedCollections, pruneAgingMemories, removeOrphanedMemories } from '../services/memory-upkeep.ts';
 import { startLoop } from './loop.ts';
 
 export interface MemoryUpkeepOptions {
@@ -37,16 +32,8 @@ export function startMemoryUpkeep(
     interval,
     async () => {
       if (!(await leadsUpkeep(database, workerId, lease))) {
-        // Another worker shows them now.
-        metrics.memoryCollections.clear();
-        metrics.memoryPoints.clear();
-        metrics.memoryVectorBytes.clear();
         return;
       }
-      const totals = await memoryTotals(database);
-      metrics.memoryCollections.set({}, totals.collections);
-      metrics.memoryPoints.set({}, totals.points);
-      metrics.memoryVectorBytes.set({}, totals.vectorBytes);
       await removeOrphanedMemories(database, openOperation, vectors).catch(failed('memories of deleted agents'));
       await pruneAgingMemories(database, openOperation).catch(failed('aging memories'));
       if (vectors !== null) {
