@@ -1,4 +1,4 @@
-import type { DemoEvent, DemoUser } from './client.ts';
+import type { Data, DemoEvent, DemoUser } from './client.ts';
 import type { Stage } from './team.ts';
 
 const request = 'Calculate 12 * 7, and send a letter to Carol';
@@ -10,8 +10,7 @@ export async function showConsent(stage: Stage, user: DemoUser, print: (event: D
   const { data, say, expect } = stage;
   const tools = await data(
     user,
-    `mutation ($letter: CreateToolInput!, $calculate: CreateToolInput!) {
-      letter: createTool(input: $letter) { tool { id } } calculate: createTool(input: $calculate) { tool { id } } }`,
+    `mutation ($letter: CreateToolInput!) { createTool(input: $letter) { tool { id } } }`,
     {
       letter: {
         name: 'send_letter',
@@ -24,9 +23,12 @@ export async function showConsent(stage: Stage, user: DemoUser, print: (event: D
           additionalProperties: false,
         },
       },
-      calculate: { builtIn: 'calculate' },
     },
   );
+  // A new user's team has it already.
+  const owned = await data(user, '{ tools(first: 50) { edges { node { id name } } } }');
+  const calculate: Data | undefined = owned.tools.edges.find((edge: Data) => edge.node.name === 'calculate');
+  expect(calculate !== undefined, 'the starter team has no calculator');
   const { createAgent, createSession } = await data(
     user,
     `mutation ($input: CreateAgentInput!) {
@@ -35,7 +37,7 @@ export async function showConsent(stage: Stage, user: DemoUser, print: (event: D
       input: {
         name: 'Secretary',
         instructions: 'You are Secretary. You use your tools.',
-        toolIds: [tools.letter.tool.id, tools.calculate.tool.id],
+        toolIds: [tools.createTool.tool.id, calculate.node.id],
       },
     },
   );

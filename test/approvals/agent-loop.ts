@@ -181,7 +181,9 @@ export async function startAgentLoop(): Promise<AgentLoop> {
     },
     addTool: async (someone, name, given = {}) => {
       const [row] = await look(
-        `INSERT INTO tools (user_id, name, description, kind, arguments_schema) VALUES ($1, $2, '', 'HTTP', $3) RETURNING id`,
+        `INSERT INTO tools (user_id, name, description, kind, arguments_schema) VALUES ($1, $2, '', 'HTTP', $3)
+        -- A new user's team has some of them already.
+        ON CONFLICT (user_id, lower(name)) DO UPDATE SET kind = 'HTTP', arguments_schema = $3 RETURNING id`,
         [someone.userId, name, JSON.stringify(schema)],
       );
       const tool: ExecutableTool = {

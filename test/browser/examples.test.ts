@@ -152,7 +152,7 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       ['Decline', 'REJECTED', 'I may not calculate.'],
     ])('asks for a decision about a call and sends it: %s', async (button, state, text) => {
       const { data } = await alice.ask(`mutation {
-        createTool(input: { builtIn: "calculate", approvalPolicy: ALWAYS }) { tool { id } }
+        createTool(input: { builtIn: "calculate", name: "sums", approvalPolicy: ALWAYS }) { tool { id } }
         createAgent(input: { name: "Clerk", instructions: "You are Clerk." }) { agent { id } } }`);
       const given = { agentId: data.createAgent.agent.id, toolId: data.createTool.tool.id };
       await alice.ask(
@@ -160,7 +160,7 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
         given,
       );
       service.model.setScript([
-        { match: 'How much', reply: [{ name: 'calculate', arguments: { expression: '6 * 7' } }] },
+        { match: 'How much', reply: [{ name: 'sums', arguments: { expression: '6 * 7' } }] },
         { match: 'How much', reply: text },
       ]);
       await signIn(alice.token);

@@ -151,15 +151,18 @@ function summary(text: string): string {
 }
 
 describe('statements of a mutation', () => {
-  it('sendMessage: six in a write transaction, then four reads of its payload', async () => {
+  it('sendMessage: nine in a write transaction, two of them for quotas, then four reads of its payload', async () => {
     const counted = await count(sendMessage, { sessionId: sessionIds[0], agentId });
-    expect(counted).toEqual({ begins: 2, commits: 2, statements: 10 });
+    expect(counted).toEqual({ begins: 2, commits: 2, statements: 13 });
     expect(sent.slice(1, sent.indexOf('COMMIT')).map(summary)).toEqual([
+      'FROM quotas',
       'FROM lanes',
       'FROM sessions',
       'UPDATE sessions',
       'INTO messages',
       'INTO tasks',
+      'FROM users',
+      'FROM quotas',
       'UPDATE users',
     ]);
     expect(sent.slice(sent.indexOf('COMMIT') + 2, -1).map(summary)).toEqual([

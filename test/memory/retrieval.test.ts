@@ -104,8 +104,8 @@ describe('an agent with a memory', () => {
   it('searches and keeps notes by its tools', async () => {
     const agentId = await addAgent(scene.user, 'Toolmaker', { retrieval: false });
     const tools = await scene.user.ask(
-      `mutation { search: createTool(input: { builtIn: "search_memory" }) { tool { id } }
-        note: createTool(input: { builtIn: "remember" }) { tool { id } } }`,
+      `mutation { search: createTool(input: { builtIn: "search_memory", name: "look_up" }) { tool { id } }
+        note: createTool(input: { builtIn: "remember", name: "keep_note" }) { tool { id } } }`,
     );
     expect(tools.errors).toEqual([]);
     for (const made of [tools.data.search, tools.data.note]) {
@@ -116,7 +116,7 @@ describe('an agent with a memory', () => {
       expect(errors).toEqual([]);
     }
     scene.service.model.setScript([
-      { match: 'keep', reply: [{ name: 'remember', arguments: { text: 'The gate code is 99.' } }] },
+      { match: 'keep', reply: [{ name: 'keep_note', arguments: { text: 'The gate code is 99.' } }] },
       { match: 'keep', reply: 'Kept.' },
     ]);
     await answer(agentId, 'keep this: the gate code is 99');
@@ -124,7 +124,7 @@ describe('an agent with a memory', () => {
       { source: 'notes', content: 'The gate code is 99.' },
     ]);
     scene.service.model.setScript([
-      { match: 'code', reply: [{ name: 'search_memory', arguments: { query: 'gate code' } }] },
+      { match: 'code', reply: [{ name: 'look_up', arguments: { query: 'gate code' } }] },
       { match: 'code', reply: 'It is 99.' },
     ]);
     const task = await answer(agentId, 'what is the code of the gate?');

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type ErrorCode, errorCodes } from '../../src/errors.ts';
 import { retryDelay } from '../../src/queue/retry.ts';
 
-const retryable: ErrorCode[] = ['MODEL_UNAVAILABLE', 'MODEL_RATE_LIMITED', 'SERVICE_BUSY'];
+const retryable: ErrorCode[] = ['MODEL_UNAVAILABLE', 'MODEL_RATE_LIMITED', 'MODEL_BUSY', 'SERVICE_BUSY'];
 const allCodes = Object.keys(errorCodes) as ErrorCode[];
 const failure = (code: ErrorCode, retryAfter?: number) => ({ code, message: '', retryAfter });
 
