@@ -84,7 +84,7 @@ export class CollectionMissingError extends Error {
 /** After as many failed searches in a row the store is left alone for a while, so that nobody waits for it. */
 const failuresToOpen = 3;
 const openTime = 2_000;
-/** Neighbours that a search keeps in sight (`hnsw_ef`): measured for recall@10 of 0.95 at a million vectors. */
+/** Neighbours that a search keeps in sight (`hnsw_ef`); more finds more and takes longer. `npm run bench -- memory` shows both. */
 const searchWidth = 128;
 
 /** Qdrant over its REST interface. */
@@ -133,7 +133,7 @@ export function createVectorStore(options: VectorStoreOptions): VectorStore {
           vectors: { size: dimensions, distance: 'Cosine' },
           shard_number: 1,
           on_disk_payload: true,
-          // A user may have many agents: what each costs at rest has been measured (docs/decisions, vector collections).
+          // A user may have many agents: what each costs at rest is weighed in the decision on vector collections.
           optimizers_config: { default_segment_number: 2 },
           wal_config: { wal_capacity_mb: 1, wal_segments_ahead: 0 },
         }),
