@@ -1,3 +1,4 @@
+import { mkdir } from 'node:fs/promises';
 import pg from 'pg';
 import { roleUrls } from '../dev/local.ts';
 import { type Stack, startStack } from '../dev/stack.ts';
@@ -14,13 +15,22 @@ export interface BenchDatabase {
 }
 
 /** The embedded stack with Postgres' own settings, room for many connections, and the extension that counts statements. */
-export function startBenchStack(dataFolder: string, parts: { redis: boolean; qdrant: boolean }): Promise<Stack> {
-  return startStack({
+export async function startBenchStack(dataFolder: string, parts: { redis: boolean; qdrant: boolean }): Promise<Stack> {
+  await mkdir(dataFolder, { recursive: true });
+  return await startStack({
     dataFolder,
     ...parts,
     reuse: false,
     postgresSettings: { shared_preload_libraries: 'pg_stat_statements', max_connections: '300' },
   });
+}
+
+/** Where the stack's Redis answers. @throws Error with the stack's own reason when it has none */
+export function redisUrlOf({ redisUrl, notices }: Stack): string {
+  if (redisUrl === null) {
+    throw new Error(`this benchmark needs Redis: ${notices.join(' ')}`);
+  }
+  return redisUrl;
 }
 
 /** Makes a database anew, with nothing in it. @returns its URL as the superuser */

@@ -1,8 +1,7 @@
-import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createDevelopmentKey, developmentIssuer, signDevelopmentToken } from '../../dev/identity.ts';
 import { type Child, startChild } from '../child.ts';
-import { type BenchDatabase, createBenchDatabase, startBenchStack } from '../database.ts';
+import { type BenchDatabase, createBenchDatabase, redisUrlOf, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, percentile, Recorder } from '../harness.ts';
 import type {
   OpenReaders,
@@ -69,13 +68,9 @@ export const events: Bench = {
 
 async function run(options: BenchOptions): Promise<Measured> {
   await using started = new AsyncDisposableStack();
-  await mkdir(options.dataFolder, { recursive: true });
   const stack = await startBenchStack(options.dataFolder, { redis: true, qdrant: false });
   started.defer(() => stack.stop());
-  const { redisUrl } = stack;
-  if (redisUrl === null) {
-    throw new Error(`this benchmark needs Redis: ${stack.notices.join(' ')}`);
-  }
+  const redisUrl = redisUrlOf(stack);
   const database = await createBenchDatabase(stack, 'events');
   started.defer(() => database.close());
   const key = await createDevelopmentKey();

@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Child, startChild } from '../child.ts';
-import { startBenchStack } from '../database.ts';
+import { redisUrlOf, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, percentile, Recorder } from '../harness.ts';
 import { machineTime } from '../queue/engine.ts';
 import { drawShares } from './chart.ts';
@@ -49,13 +48,9 @@ const commandDeadline = 60_000;
 
 async function run(options: BenchOptions): Promise<Measured> {
   await using started = new AsyncDisposableStack();
-  await mkdir(options.dataFolder, { recursive: true });
   const stack = await startBenchStack(options.dataFolder, { redis: true, qdrant: false });
   started.defer(() => stack.stop());
-  const { redisUrl } = stack;
-  if (redisUrl === null) {
-    throw new Error(`this benchmark needs Redis: ${stack.notices.join(' ')}`);
-  }
+  const redisUrl = redisUrlOf(stack);
   const provider = await startChild<{ url: string }>(new URL('provider-process.ts', import.meta.url), null);
   started.defer(() => provider.stop());
   const recorder = new Recorder();

@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises';
 import { createDevelopmentKey } from '../../dev/identity.ts';
 import { type Child, startChild } from '../child.ts';
 import { type BenchDatabase, createBenchDatabase, startBenchStack } from '../database.ts';
@@ -59,7 +58,6 @@ const busyCpu = `${metricName(nestedQuery, manyConnections)}: node CPU`;
 
 async function run(options: BenchOptions): Promise<Measured> {
   await using started = new AsyncDisposableStack();
-  await mkdir(options.dataFolder, { recursive: true });
   const stack = await startBenchStack(options.dataFolder, { redis: false, qdrant: false });
   started.defer(() => stack.stop());
   const database = await createBenchDatabase(stack, 'graphql');

@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises';
 import { createDevelopmentKey, signDevelopmentToken } from '../../dev/identity.ts';
 import { type Child, startChild } from '../child.ts';
 import { createBenchDatabase, startBenchStack } from '../database.ts';
@@ -23,7 +22,6 @@ export const load: Bench = {
 /** A round is a window of one long run: what matters is whether the last one is like the first. */
 async function run(options: BenchOptions): Promise<Measured> {
   await using started = new AsyncDisposableStack();
-  await mkdir(options.dataFolder, { recursive: true });
   const stack = await startBenchStack(options.dataFolder, { redis: true, qdrant: false });
   started.defer(() => stack.stop());
   const database = await createBenchDatabase(stack, 'load');

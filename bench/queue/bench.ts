@@ -1,6 +1,5 @@
-import { mkdir } from 'node:fs/promises';
 import pg from 'pg';
-import { createBenchDatabase, createEmptyDatabase, startBenchStack } from '../database.ts';
+import { createBenchDatabase, createEmptyDatabase, redisUrlOf, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, Recorder } from '../harness.ts';
 import type { Producer, Store } from './engine.ts';
 import { type EngineName, engineNames, loadEngine } from './engines.ts';
@@ -31,13 +30,9 @@ export const queue: Bench = {
 
 async function run(options: BenchOptions): Promise<Measured> {
   await using started = new AsyncDisposableStack();
-  await mkdir(options.dataFolder, { recursive: true });
   const stack = await startBenchStack(options.dataFolder, { redis: true, qdrant: false });
   started.defer(() => stack.stop());
-  const { redisUrl } = stack;
-  if (redisUrl === null) {
-    throw new Error(`this benchmark needs Redis: ${stack.notices.join(' ')}`);
-  }
+  const redisUrl = redisUrlOf(stack);
   const contenders: Contender[] = [];
   for (const [place, who] of engineNames.entries()) {
     options.log(`Preparing: ${who}`);

@@ -8,15 +8,7 @@ import { lockTaskLanes, resumeTask } from '../queue/task.ts';
 import { grantForSession } from './approval-grant.ts';
 import { type Arguments, findStorageFault, hashArguments } from './arguments.ts';
 import { parseInput, text } from './input.ts';
-import {
-  type Condition,
-  childPages,
-  type List,
-  loadChildPage,
-  loadPage,
-  type Page,
-  type PageArguments,
-} from './page.ts';
+import { childPages, type List, loadChildPage, loadPage, type Page, type PageArguments, whereGiven } from './page.ts';
 import { rowsById, tables } from './table.ts';
 import type { ToolArguments } from './tool-arguments.ts';
 import type { JsonObject } from './tool-schema.ts';
@@ -125,13 +117,10 @@ export function listApprovals(
   page: PageArguments,
   filter: ApprovalFilter = {},
 ): Promise<Page<ApprovalModel>> {
-  const conditions: Condition[] = [];
-  if (filter.sessionId !== null && filter.sessionId !== undefined) {
-    conditions.push({ sql: 'session_id = ?', values: [filter.sessionId] });
-  }
-  if (filter.states !== null && filter.states !== undefined) {
-    conditions.push({ sql: 'state = ANY (?::approval_state[])', values: [filter.states] });
-  }
+  const conditions = [
+    ...whereGiven('session_id = ?', filter.sessionId),
+    ...whereGiven('state = ANY (?::approval_state[])', filter.states),
+  ];
   return loadPage(operation, approvalList, page, conditions);
 }
 

@@ -4,7 +4,7 @@ import type { MemoryKind } from '../generated/prisma/enums.ts';
 import type { MemoryDocumentModel, MemoryModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { reserveLane } from '../queue/lane.ts';
-import { type Condition, type List, loadPage, type Page, type PageArguments } from './page.ts';
+import { type Condition, type List, loadPage, type Page, type PageArguments, whereGiven } from './page.ts';
 import { rowsById, tables } from './table.ts';
 
 /** Which documents of a memory are meant; all conditions that are given must hold. */
@@ -59,16 +59,14 @@ export function listMemoryDocuments(
   page: PageArguments,
   filter: DocumentFilter = {},
 ): Promise<Page<MemoryDocumentModel>> {
-  const conditions: Condition[] = [{ sql: 'memory_id = ?', values: [agentId] }];
-  if (filter.source !== null && filter.source !== undefined) {
-    conditions.push({ sql: 'source = ?', values: [filter.source] });
-  }
+  const conditions: Condition[] = [
+    ...whereGiven('memory_id = ?', agentId),
+    ...whereGiven('source = ?', filter.source),
+    ...whereGiven('kind = ANY (?::memory_kind[])', filter.kinds),
+  ];
   if (filter.path !== null && filter.path !== undefined) {
     const path = normalisePath(filter.path);
     conditions.push({ sql: '(path = ? OR starts_with(path, ?))', values: [path, `${path}/`] });
-  }
-  if (filter.kinds !== null && filter.kinds !== undefined) {
-    conditions.push({ sql: 'kind = ANY (?::memory_kind[])', values: [filter.kinds] });
   }
   return loadPage(operation, documentList, page, conditions);
 }

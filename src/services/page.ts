@@ -36,6 +36,11 @@ export interface Condition {
   values: unknown[];
 }
 
+/** The condition of a filter's field, with one `?` for its value; none when the field was left out. */
+export function whereGiven(sql: string, value: unknown): Condition[] {
+  return value === null || value === undefined ? [] : [{ sql, values: [value] }];
+}
+
 interface Window {
   limit: number;
   /** Reads from the end of the list. */

@@ -7,15 +7,7 @@ import { countRunning } from '../queue/lane.ts';
 import { type CancelTarget, cancelTasks } from '../queue/task.ts';
 import { settleAgent } from './agent-status.ts';
 import { cancelApprovals } from './approval.ts';
-import {
-  type Condition,
-  childPages,
-  type List,
-  loadChildPage,
-  loadPage,
-  type Page,
-  type PageArguments,
-} from './page.ts';
+import { childPages, type List, loadChildPage, loadPage, type Page, type PageArguments, whereGiven } from './page.ts';
 import { settlePlans } from './plan-state.ts';
 import { rowsById, tables } from './table.ts';
 
@@ -48,16 +40,11 @@ export function listTasks(
   page: PageArguments,
   filter: TaskFilter = {},
 ): Promise<Page<TaskModel>> {
-  const conditions: Condition[] = [];
-  if (filter.sessionId !== null && filter.sessionId !== undefined) {
-    conditions.push({ sql: 'session_id = ?', values: [filter.sessionId] });
-  }
-  if (filter.agentId !== null && filter.agentId !== undefined) {
-    conditions.push({ sql: 'agent_id = ?', values: [filter.agentId] });
-  }
-  if (filter.states !== null && filter.states !== undefined) {
-    conditions.push({ sql: 'state = ANY (?::task_state[])', values: [filter.states] });
-  }
+  const conditions = [
+    ...whereGiven('session_id = ?', filter.sessionId),
+    ...whereGiven('agent_id = ?', filter.agentId),
+    ...whereGiven('state = ANY (?::task_state[])', filter.states),
+  ];
   return loadPage(operation, taskList, page, conditions);
 }
 
