@@ -27,6 +27,8 @@ export async function startQdrant(options: {
   readonly logFile: string;
   readonly preferredPort: number | null;
   readonly onSpawn: (identity: ProcessIdentity) => void;
+  /** How long it may take until it answers, in milliseconds: many collections are many files to open. */
+  readonly readyDeadline?: number;
 }): Promise<QdrantServer> {
   const command = findQdrantBinary();
   await mkdir(options.folder, { recursive: true });
@@ -55,7 +57,7 @@ export async function startQdrant(options: {
       const isReady = async (): Promise<boolean> =>
         (await readFile(options.logFile, 'utf8')).includes(`Qdrant HTTP listening on ${port}`) &&
         (await isQdrantReady(url));
-      await waitUntilReady(qdrant, isReady, READY_DEADLINE_MS);
+      await waitUntilReady(qdrant, isReady, options.readyDeadline ?? READY_DEADLINE_MS);
     } catch (error) {
       await qdrant.stop();
       throw error;

@@ -5,7 +5,8 @@ import { v7 as uuidv7 } from 'uuid';
 import { createVectorStore } from '../../src/adapters/qdrant.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { percentile, type Recorder } from '../harness.ts';
-import { dimensions, diskUse, randomVector, residentMemory, startOwnQdrant } from './bench.ts';
+import { diskUse, residentMemory, startOwnQdrant } from './server.ts';
+import { dimensions, randomVector } from './vectors.ts';
 
 export interface CollectionsCase {
   agents: number;

@@ -1,9 +1,10 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createDevelopmentKey, signDevelopmentToken } from '../../dev/identity.ts';
 import { type Child, startChild } from '../child.ts';
 import { createBenchDatabase, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, percentile, Recorder } from '../harness.ts';
-import { type BenchUser, type Mode, openUser } from './client.ts';
-import { type ModelCall, mostAtOnce, type ServiceSettings } from './settings.ts';
+import { type Answered, type BenchUser, type Mode, openUser } from './client.ts';
+import { longestAnswer, type ModelCall, mostAtOnce, type ServiceSettings } from './settings.ts';
 
 const modes: readonly Mode[] = ['direct', 'orchestrated'];
 const levels = [1, 10, mostAtOnce];
@@ -11,6 +12,8 @@ const levels = [1, 10, mostAtOnce];
 const goals: Readonly<Record<Mode, number>> = { direct: 50, orchestrated: 150 };
 /** Fewest messages of a level in a round, so that a high percentile means something. */
 const fewestMessages = 20;
+/** Each sender sends this often at least: the first message finds nobody else at work yet. */
+const fewestEach = 2;
 
 interface Place {
   readonly users: readonly BenchUser[];
@@ -67,33 +70,60 @@ async function run(options: BenchOptions): Promise<Measured> {
   await inTurns(options.rounds, turns, async ({ mode, atOnce }, round) => {
     options.log(`Round ${round} of ${options.rounds}: ${mode}, ${atOnce} at once`);
     await measure(place, mode, atOnce);
+    if (atOnce === mostAtOnce) {
+      await measureBurst(place, mode);
+    }
   });
   return { series: place.recorder.series(), checks: judge(place.recorder) };
 }
 
 let marks = 0;
 
-/** Sends so many messages at once, again and again, and records what they took beside the model. */
-async function measure({ users, model, recorder, seconds }: Place, mode: Mode, atOnce: number): Promise<void> {
-  const senders = users.slice(0, atOnce);
-  const overheads: number[] = [];
+/** Keeps so many messages under way: each sender sends its next one when the last was answered. */
+async function measure(place: Place, mode: Mode, atOnce: number): Promise<void> {
+  const { users, seconds } = place;
+  const each = Math.max(fewestEach, Math.ceil(fewestMessages / atOnce));
   const end = performance.now() + seconds * 1_000;
+  await record(place, mode, `${atOnce} at once`, (add) =>
+    users.slice(0, atOnce).map(async (user) => {
+      await user.prepare();
+      // Users do not send in step.
+      await sleep(Math.random() * longestAnswer);
+      for (let sent = 0; sent < each || performance.now() < end; sent += 1) {
+        add(await sendOne(user, mode));
+      }
+    }),
+  );
+}
+
+/** The worst that senders can do: all of them send in the same instant. */
+async function measureBurst(place: Place, mode: Mode): Promise<void> {
+  await Promise.all(place.users.map((user) => user.prepare()));
+  await record(place, mode, `${mostAtOnce} in the same instant`, (add) =>
+    place.users.map(async (user) => add(await sendOne(user, mode))),
+  );
+}
+
+function sendOne(user: BenchUser, mode: Mode): Promise<Answered> {
+  marks += 1;
+  return user.send(mode, `#m${marks}#`);
+}
+
+/** Lets senders work, and writes down what their messages took beside the model. */
+async function record(
+  { model, recorder }: Place,
+  mode: Mode,
+  name: string,
+  work: (add: (message: Answered) => void) => Promise<void>[],
+): Promise<void> {
   // What was asked of the model before belongs to nobody here.
   await model.ask('take', null, 10_000);
-  while (overheads.length < fewestMessages || performance.now() < end) {
-    await Promise.all(senders.map((user) => user.prepare(1)));
-    const messages = await Promise.all(
-      senders.map((user) => {
-        marks += 1;
-        return user.send(mode, `#m${marks}#`);
-      }),
-    );
-    const calls = Map.groupBy(await model.ask<ModelCall[]>('take', null, 10_000), (call) => call.mark);
-    overheads.push(...messages.map(({ mark, sent, heard }) => heard - sent - busyTime(calls.get(mark) ?? [])));
-  }
-  const name = `${atOnce} at once: time over the model's`;
-  recorder.add(mode, `${name}, p50`, 'ms', percentile(overheads, 0.5));
-  recorder.add(mode, `${name}, p95`, 'ms', percentile(overheads, 0.95));
+  const messages: Answered[] = [];
+  await Promise.all(work((message) => void messages.push(message)));
+  const calls = Map.groupBy(await model.ask<ModelCall[]>('take', null, 10_000), (call) => call.mark);
+  const overheads = messages.map(({ mark, sent, heard }) => heard - sent - busyTime(calls.get(mark) ?? []));
+  recorder.add(mode, `${name}: time over the model's, p50`, 'ms', percentile(overheads, 0.5));
+  recorder.add(mode, `${name}: time over the model's, p95`, 'ms', percentile(overheads, 0.95));
 }
 
 /** How long at least one of the calls was under way. @throws Error for no calls: then nothing was measured */

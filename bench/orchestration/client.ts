@@ -1,12 +1,19 @@
 import { createClient } from 'graphql-sse';
 import { machineTime } from './settings.ts';
 
+/** A message that was answered: when it was sent, and when its end was heard. */
+export interface Answered {
+  readonly mark: string;
+  readonly sent: number;
+  readonly heard: number;
+}
+
 /** A user of the benchmark: sends messages, and hears on the event stream when they are answered. */
 export interface BenchUser {
-  /** Opens sessions for so many messages. */
-  prepare(messages: number): Promise<void>;
-  /** Sends a message, to one agent or to the team. @returns when it was sent and when its end was heard */
-  send(mode: Mode, mark: string): Promise<{ mark: string; sent: number; heard: number }>;
+  /** Opens a session, which the messages from now on are sent to. */
+  prepare(): Promise<void>;
+  /** Sends a message, to one agent or to the team, and waits for its end. */
+  send(mode: Mode, mark: string): Promise<Answered>;
   close(): void;
 }
 
@@ -62,16 +69,13 @@ export async function openUser(url: string, token: string): Promise<BenchUser> {
   );
   await begun;
 
-  const sessions: string[] = [];
+  let sessionId: string | null = null;
   return {
-    prepare: async (messages) => {
-      while (sessions.length < messages) {
-        const { createSession } = await ask('mutation { createSession { session { id } } }');
-        sessions.push(createSession.session.id);
-      }
+    prepare: async () => {
+      const { createSession } = await ask('mutation { createSession { session { id } } }');
+      sessionId = createSession.session.id;
     },
     send: async (mode, mark) => {
-      const sessionId = sessions.pop();
       const target = mode === 'direct' ? { targetAgentId: agentId } : {};
       const sent = machineTime();
       const { sendMessage } = await ask(

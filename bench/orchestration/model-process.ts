@@ -3,15 +3,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runChild } from '../child.ts';
-import { type ModelCall, machineTime, markPattern } from './settings.ts';
+import { type ModelCall, machineTime, newestMark, answer as pace } from './settings.ts';
 
 // A model that does nothing but take its time, and knows exactly how long it took. The plan is always the same: two tasks
 // at once, and one that needs both.
-
-/** What an answer takes, in milliseconds: until its first token, and between two of them. */
-const firstToken = 50;
-const nextToken = 5;
-const tokens = 10;
 
 runChild<null, { url: string }>(async () => {
   let calls: ModelCall[] = [];
@@ -47,7 +42,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     parts.push(part);
   }
   const body = Buffer.concat(parts).toString('utf8');
-  const mark = markPattern.exec(body)?.[0] ?? '';
+  const mark = newestMark(body);
   const { response_format: format } = JSON.parse(body) as { response_format?: unknown };
   const text = format === undefined ? 'Some words of the team [Researcher]. ' : JSON.stringify(planOf(mark));
   const frame = { id: 'x', object: 'chat.completion.chunk', created: 0, model: 'timed' };
@@ -55,12 +50,13 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     response.write(
       `data: ${JSON.stringify({ ...frame, choices: [{ index: 0, delta, finish_reason: reason }], usage: null })}\n\n`,
     );
-  await sleep(firstToken);
+  await sleep(pace.earliest + Math.random() * (pace.latest - pace.earliest));
   response.writeHead(200, { 'content-type': 'text/event-stream' });
+  const { tokens } = pace;
   for (let token = 0; token < tokens; token += 1) {
     const from = Math.floor((text.length * token) / tokens);
     send({ content: text.slice(from, Math.floor((text.length * (token + 1)) / tokens)) }, null);
-    await sleep(nextToken);
+    await sleep(pace.between);
   }
   send({}, 'stop');
   const usage = { prompt_tokens: 100, completion_tokens: tokens, total_tokens: 100 + tokens };

@@ -22,8 +22,17 @@ export interface ModelCall {
 /** Most messages at once; none of them shall wait for a slot of the worker, which would be the model's time again. */
 export const mostAtOnce = 50;
 
-/** Finds the mark of a message in whatever is asked of a model because of it. */
-export const markPattern = /#m\d+#/;
+/** What an answer takes at least and at most until its first token, then between two of them, in milliseconds; how many there are. */
+export const answer = { earliest: 300, latest: 700, between: 25, tokens: 20 } as const;
+
+/** Longest time that a model takes, in milliseconds. */
+export const longestAnswer = answer.latest + answer.between * answer.tokens;
+
+/** The mark of the message that a model is asked about: the newest of all in what it is told, or '' for none. */
+export function newestMark(text: string): string {
+  const numbers = [...text.matchAll(/#m(\d+)#/g)].map(([, number]) => Number(number));
+  return numbers.length === 0 ? '' : `#m${Math.max(...numbers)}#`;
+}
 
 /** Time that is the same in all processes of the machine, in milliseconds. */
 export function machineTime(): number {
