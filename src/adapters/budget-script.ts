@@ -1,11 +1,12 @@
 /**
- * `decide`, `settle` and `pause` of `src/governor/share.ts` as one script, so that all processes share one state. Redis
+ * `decide`, `settle`, `arrive` and `pause` of `src/governor/share.ts` as one script, so that all processes share one state. Redis
  * runs a script as one step. The clock is Redis' own unless a time is given.
  *
  * KEYS: numbers, slots, tags, waiting, processes of one budget.
  * ARGV[1] is what to do, [2] requests, [3] tokens, [4] window, [5] constants as JSON, [6] the time or '', then:
  * `acquire` process, epoch that the process knows or '', a new epoch, candidates as JSON
- * `settle` slot, user, requests, tokens; `pause` milliseconds; `leave` waiting key; `restore` uses as JSON.
+ * `settle` slot, user, requests, tokens; `arrive` slot, tokens; `pause` milliseconds; `leave` waiting key; `restore`
+ * uses as JSON.
  */
 export const budgetScript = `
 local numbersKey, slotsKey, tagsKey, waitingKey, processesKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -129,6 +130,19 @@ end
 if action == 'leave' then
   redis.call('HDEL', waitingKey, ARGV[7])
   return 1
+end
+if action == 'arrive' then
+  local place, tokens = tonumber(ARGV[7]), tonumber(ARGV[8])
+  if place < slot then
+    if place > slot - span then
+      count(place, 'requests', -1)
+      count(place, 'tokens', -tokens)
+    end
+    count(slot, 'requests', 1)
+    count(slot, 'tokens', tokens)
+    save()
+  end
+  return math.max(slot, place)
 end
 if action == 'settle' then
   refill()

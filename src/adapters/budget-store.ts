@@ -27,6 +27,8 @@ export interface BudgetStore {
   ready(): boolean;
   acquire(request: { process: string; epoch: string; newEpoch: string; candidates: unknown }): Promise<SharedDecision>;
   settle(grant: { slot: number; userId: string; requests: number; tokens: number }): Promise<void>;
+  /** Counts a grant as of now. @returns the slot where it is counted */
+  arrive(place: { slot: number; tokens: number }): Promise<number>;
   pause(milliseconds: number): Promise<void>;
   leave(waitingKey: string): Promise<void>;
   restore(uses: readonly (readonly [slot: number, requests: number, tokens: number])[]): Promise<void>;
@@ -73,6 +75,7 @@ export function createBudgetStore(
       return { epoch: stateEpoch, now: Number(now), processes, slot, wait: Number(wait), granted };
     },
     settle: async ({ slot, userId, requests, tokens }) => void (await run('settle', slot, userId, requests, tokens)),
+    arrive: async ({ slot, tokens }) => Number(await run('arrive', slot, tokens)),
     pause: async (milliseconds) => void (await run('pause', milliseconds)),
     leave: async (waitingKey) => void (await run('leave', waitingKey)),
     restore: async (uses) => void (await run('restore', JSON.stringify(uses))),

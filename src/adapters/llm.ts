@@ -26,6 +26,8 @@ export interface ChatRequest {
   tools?: readonly ToolDescription[];
   /** The answer shall be JSON of this schema. The model may fail to keep to it: the caller checks. */
   answerSchema?: { name: string; schema: Record<string, unknown> };
+  /** Called when the endpoint begins to answer: by then it has the request. */
+  onArrival?: () => void;
   /** Ends the call at once, also in the middle of the stream. */
   signal: AbortSignal;
 }
@@ -114,6 +116,7 @@ async function askForStream(
     },
     { signal: gathering.signal },
   );
+  request.onArrival?.();
   return await gatherAnswer(stream, gathering, onText);
 }
 

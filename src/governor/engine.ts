@@ -1,6 +1,7 @@
 import type { BudgetStore, SharedDecision } from '../adapters/budget-store.ts';
 import {
   addUse,
+  arrive,
   burstShare,
   type Candidate,
   createShareState,
@@ -34,6 +35,8 @@ export interface Correction {
 export interface BudgetEngine {
   acquire(candidates: readonly Candidate[]): Promise<Decision>;
   settle(correction: Correction): void;
+  /** The call of a grant reached the provider by now. @returns the slot where it is counted from now on */
+  arrive(place: { slot: number; tokens: number }): Promise<number>;
   /** Nobody goes for that long, in any process. */
   pause(milliseconds: number): void;
   leave(who: Pick<Candidate, 'userId' | 'background'>): void;
@@ -82,8 +85,14 @@ export function createBudgetEngine(options: EngineOptions): BudgetEngine {
   let processes = 1;
   let restUntil = 0;
   let alone = store === null;
-  /** What was let go without Redis, by slot. */
+  /** What happened without Redis, by slot; less than nothing where a call moved on. */
   let untold = new Map<number, { requests: number; tokens: number }>();
+  const note = (slot: number, requests: number, tokens: number): void => {
+    if (store !== null) {
+      const before = untold.get(slot) ?? { requests: 0, tokens: 0 };
+      untold.set(slot, { requests: before.requests + requests, tokens: before.tokens + tokens });
+    }
+  };
 
   const share = (): Limits => ({
     requests: Math.max(1, limits.requests / processes),
@@ -110,16 +119,10 @@ export function createBudgetEngine(options: EngineOptions): BudgetEngine {
 
   const acquireAlone = (candidates: readonly Candidate[]): Decision => {
     const decision = decide(own, store === null ? limits : share(), now(), process, candidates);
-    if (store !== null) {
-      for (const place of decision.granted) {
-        const before = untold.get(decision.slot) ?? { requests: 0, tokens: 0 };
-        untold.set(decision.slot, {
-          requests: before.requests + 1,
-          tokens: before.tokens + (candidates[place]?.tokens ?? 0),
-        });
-      }
-      forgetOld(untold, decision.slot);
+    for (const place of decision.granted) {
+      note(decision.slot, 1, candidates[place]?.tokens ?? 0);
     }
+    forgetOld(untold, decision.slot);
     return decision;
   };
   const ask = (to: BudgetStore, candidates: readonly Candidate[]): Promise<SharedDecision> =>
@@ -127,12 +130,21 @@ export function createBudgetEngine(options: EngineOptions): BudgetEngine {
   /** Tells Redis what was let go without it; all that is remembered when its own state is gone. */
   const synchronise = async (to: BudgetStore): Promise<void> => {
     const seen = await ask(to, []);
-    const uses = seen.epoch === epoch || epoch === '' ? untold : own.slots;
-    if (uses.size > 0) {
-      await to.restore([...uses].map(([slot, { requests, tokens }]) => [slot, requests, tokens]));
+    const telling = untold;
+    const uses = seen.epoch === epoch || epoch === '' ? telling : own.slots;
+    // What is noted while Redis is being told is for the next time.
+    untold = new Map();
+    try {
+      if (uses.size > 0) {
+        await to.restore([...uses].map(([slot, { requests, tokens }]) => [slot, requests, tokens]));
+      }
+    } catch (error) {
+      for (const [slot, { requests, tokens }] of telling) {
+        note(slot, requests, tokens);
+      }
+      throw error;
     }
     epoch = seen.epoch;
-    untold = new Map();
   };
   const acquireShared = async (to: BudgetStore, candidates: readonly Candidate[]): Promise<Decision> => {
     if (untold.size > 0) {
@@ -171,6 +183,27 @@ export function createBudgetEngine(options: EngineOptions): BudgetEngine {
     settle: (correction) => {
       settle(own, alone && store !== null ? share() : limits, now(), correction);
       tell((to) => to.settle(correction));
+    },
+    arrive: async (place) => {
+      const to = reachable();
+      if (to !== null) {
+        try {
+          const slot = await to.arrive(place);
+          if (slot !== place.slot) {
+            addUse(own, place.slot, { requests: -1, tokens: -place.tokens });
+            addUse(own, slot, { requests: 1, tokens: place.tokens });
+          }
+          return slot;
+        } catch (error) {
+          lose(error);
+        }
+      }
+      const slot = arrive(own, limits, now(), place);
+      if (slot !== place.slot) {
+        note(place.slot, -1, -place.tokens);
+        note(slot, 1, place.tokens);
+      }
+      return slot;
     },
     pause: (milliseconds) => {
       pause(own, limits, now() + milliseconds);

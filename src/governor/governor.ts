@@ -8,7 +8,8 @@ import type { ModelCaller, ModelFor } from './caller.ts';
 import type { BudgetEngine } from './engine.ts';
 import { charactersOf, createEstimator, type Estimator } from './estimate.ts';
 import { createFlights } from './flight.ts';
-import { createLine, type Grant, type Line } from './line.ts';
+import { createLine, type Line } from './line.ts';
+import { takePlace } from './place.ts';
 import type { Limits } from './share.ts';
 
 /** A provider's endpoint. */
@@ -45,7 +46,7 @@ interface Call<Answer> {
   model: string;
   signal: AbortSignal;
   estimate: (estimator: Estimator) => number;
-  make: (provider: Provider) => Promise<Answer>;
+  make: (provider: Provider, onArrival: () => void) => Promise<Answer>;
   /** Tokens that it used, and what there is to learn from it. */
   used: (answer: Answer, estimator: Estimator) => number;
   /** Whether it may be made once more: nothing of its answer was handed out yet. */
@@ -92,8 +93,8 @@ export function createGovernor(options: GovernorOptions): ModelFor {
       model,
       signal: request.signal,
       estimate: (estimator) => estimator.chat(caller.userId, characters),
-      make: (provider) =>
-        provider.model.chat({ ...request, model }, (text) => {
+      make: (provider, onArrival) =>
+        provider.model.chat({ ...request, model, onArrival }, (text) => {
           written += text.length;
           onText(text);
         }),
@@ -213,20 +214,30 @@ function guard(
         const priority = candidate.background ? 'background' : 'interactive';
         metrics.modelWaits.observe({ priority }, (performance.now() - entered) / 1_000);
       });
+      const place = takePlace(engine, grant, limits.window);
       try {
-        const answer = await breaker.execute(() => call.make(provider));
+        // The breaker may have let it wait for another call that tries whether the provider is back.
+        const made = await breaker.execute(async () =>
+          place.leave() ? { answer: await call.make(provider, place.arrived).finally(place.arrived) } : null,
+        );
+        if (made === null) {
+          place.giveBack();
+          attempt -= 1;
+          continue;
+        }
+        const { answer } = made;
         const used = call.used(answer, estimator);
-        settle(engine, grant, used);
+        place.settle(used);
         count(1, used);
         return answer;
       } catch (error) {
         if (isBrokenCircuitError(error)) {
-          engine.settle({ slot: grant.slot, userId: grant.userId, requests: -1, tokens: -grant.tokens });
+          place.giveBack();
           throw unavailable(leaveAloneFor, error);
         }
         if (error instanceof DomainError && (error.code === 'MODEL_REFUSED' || error.code === 'MODEL_RATE_LIMITED')) {
           // Refused calls count as requests with most providers, but use no tokens.
-          settle(engine, grant, 0);
+          place.settle(0);
           count(1, 0);
         }
         if (!(error instanceof DomainError) || error.code !== 'MODEL_RATE_LIMITED') {
@@ -243,12 +254,6 @@ function guard(
       }
     }
   };
-}
-
-function settle(engine: BudgetEngine, grant: Grant, used: number): void {
-  if (used !== grant.tokens) {
-    engine.settle({ slot: grant.slot, userId: grant.userId, requests: 0, tokens: used - grant.tokens });
-  }
 }
 
 /** @param left how long the provider will be left alone still, in milliseconds */

@@ -7,6 +7,8 @@ export interface Grant {
   slot: number;
   userId: string;
   tokens: number;
+  /** When it was asked for, by the process's own clock: it was counted no earlier. */
+  askedAt: number;
 }
 
 export interface LineOptions {
@@ -76,6 +78,7 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
     asking = true;
     timer = null;
     const asked = choose();
+    const askedAt = performance.now();
     let next = pauseAfterFault;
     try {
       const { granted, wait, slot } = await engine.acquire(asked.map(({ candidate }) => candidate));
@@ -84,7 +87,7 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
         if (waiter !== undefined) {
           const { userId, tokens } = waiter.candidate;
           if (remove(waiter)) {
-            waiter.grant({ slot, userId, tokens });
+            waiter.grant({ slot, userId, tokens, askedAt });
           } else {
             // It gave up while the question was under way: its place goes back at once.
             engine.settle({ slot, userId, requests: -1, tokens: -tokens });

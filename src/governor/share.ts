@@ -50,8 +50,16 @@ export interface ShareState {
 }
 
 export const slotsPerWindow = 120;
-/** Slots beyond the window that count as used still: a grant may arrive later than its neighbours. */
-export const guardSlots = 3;
+/**
+ * Slots beyond the window that count as used still: one because a slot has a length, one so that calls that arrive within
+ * a slot's time after their grant need no correction.
+ */
+export const guardSlots = 2;
+/**
+ * Part of a window after which a grant is too old to be used, and after which a call that left counts as arrived. Both
+ * together are less than the window: no place is free again before it is known when its call arrived.
+ */
+export const unseenPart = 0.25;
 /** Part of a window's budget that an idle model lets go at once. */
 export const burstShare = 0.5;
 /** Part of the burst that a state begins with: it may be new because a store lost the old one. */
@@ -125,8 +133,7 @@ export function decide(
     if (wait > 0) {
       return decision(wait);
     }
-    const counted = state.slots.get(slot) ?? { requests: 0, tokens: 0 };
-    state.slots.set(slot, { requests: counted.requests + 1, tokens: counted.tokens + tokens });
+    addUse(state, slot, { requests: 1, tokens });
     used.requests += 1;
     used.tokens += tokens;
     state.level.requests -= 1;
@@ -155,12 +162,8 @@ export function settle(
   grant: { slot: number; userId: string; requests: number; tokens: number },
 ): void {
   refill(state, limits, now, slotAt(limits, now));
-  const counted = state.slots.get(grant.slot);
-  if (counted !== undefined) {
-    state.slots.set(grant.slot, {
-      requests: Math.max(0, counted.requests + grant.requests),
-      tokens: Math.max(0, counted.tokens + grant.tokens),
-    });
+  if (state.slots.has(grant.slot)) {
+    addUse(state, grant.slot, grant);
     state.level.requests = Math.min(capacity(limits).requests, state.level.requests - grant.requests);
     state.level.tokens = Math.min(capacity(limits).tokens, state.level.tokens - grant.tokens);
   }
@@ -168,6 +171,27 @@ export function settle(
   if (tag !== undefined) {
     state.tags.set(grant.userId, tag + grant.tokens);
   }
+}
+
+/**
+ * Counts a grant from now on, because its call may have reached the provider as late as now. A provider counts at arrival:
+ * a place that were free a window after its grant would be free too early.
+ * @returns where it is counted from now on
+ */
+export function arrive(
+  state: ShareState,
+  limits: Limits,
+  now: number,
+  place: { slot: number; tokens: number },
+): number {
+  const slot = slotAt(limits, now);
+  if (place.slot < slot) {
+    if (place.slot > slot - slotsPerWindow - guardSlots) {
+      addUse(state, place.slot, { requests: -1, tokens: -place.tokens });
+    }
+    addUse(state, slot, { requests: 1, tokens: place.tokens });
+  }
+  return Math.max(slot, place.slot);
 }
 
 /** Lets nobody go until then: the provider asked for it. What was saved up is gone: the provider knows better. */
@@ -183,10 +207,13 @@ export function leave(state: ShareState, process: string, who: Pick<Candidate, '
   state.waiting.delete(waitingKey(who, process));
 }
 
-/** Counts what was let go elsewhere. */
+/** Counts what was let go elsewhere, or less of it. */
 export function addUse(state: ShareState, slot: number, use: { requests: number; tokens: number }): void {
   const counted = state.slots.get(slot) ?? { requests: 0, tokens: 0 };
-  state.slots.set(slot, { requests: counted.requests + use.requests, tokens: counted.tokens + use.tokens });
+  state.slots.set(slot, {
+    requests: Math.max(0, counted.requests + use.requests),
+    tokens: Math.max(0, counted.tokens + use.tokens),
+  });
 }
 
 export function waitingKey(who: Pick<Candidate, 'userId' | 'background'>, process: string): string {

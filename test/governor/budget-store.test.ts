@@ -7,6 +7,7 @@ import { createSharedStore, type SharedStore } from '../../src/adapters/shared-s
 import { shareConstants } from '../../src/governor/engine.ts';
 import {
   addUse,
+  arrive,
   type Candidate,
   createShareState,
   decide,
@@ -50,6 +51,14 @@ const step = fc.oneof(
       do: fc.constant('settle' as const),
       userId: fc.constantFrom('a', 'b', 'c'),
       tokens: fc.integer({ min: -1_000, max: 1_000 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('arrive' as const),
+      ago: fc.integer({ min: -1, max: 140 }),
+      tokens: fc.integer({ min: 0, max: 1_000 }),
     }),
   },
   {
@@ -101,6 +110,9 @@ describe('the budget that processes share', () => {
               const correction = { slot, userId: what.userId, requests: 0, tokens: what.tokens };
               settle(own, limits, now, correction);
               await shared.settle(correction);
+            } else if (what.do === 'arrive') {
+              const place = { slot: slot - what.ago, tokens: what.tokens };
+              expect(await shared.arrive(place)).toBe(arrive(own, limits, now, place));
             } else if (what.do === 'pause') {
               pause(own, limits, now + what.milliseconds);
               await shared.pause(what.milliseconds);

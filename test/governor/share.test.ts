@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  arrive,
   type Candidate,
   createShareState,
   decide,
@@ -9,6 +10,8 @@ import {
   pause,
   type ShareState,
   settle,
+  slotsPerWindow,
+  unseenPart,
 } from '../../src/governor/share.ts';
 
 const limits: Limits = { requests: 600, tokens: 60_000, window: 60_000 };
@@ -104,6 +107,57 @@ describe('the budget', () => {
       ),
       { numRuns: 40 },
     );
+  });
+
+  it('is not exceeded where the provider counts, whenever calls leave, arrive and are answered', () => {
+    const most = limits.window * unseenPart;
+    const late = fc.array(fc.integer({ min: 0, max: most }), { minLength: 1, maxLength: 7 });
+    const stall = fc.record({ from: fc.integer({ min: 0, max: 300_000 }), lasts: fc.integer({ min: 0, max: most }) });
+    const stalls = fc.array(stall, { minLength: 2, maxLength: 8 });
+    fc.assert(
+      fc.property(fc.record({ stalls, ways: late, answers: late }), ({ stalls, ways, answers }) => {
+        const state = createShareState(limits, 0);
+        const delay = (of: number[], place: number): number => of[place % of.length] ?? 0;
+        const arrivals: { at: number; tokens: number }[] = [];
+        let open: { slot: number; tokens: number; grantedAt: number; seenAt: number }[] = [];
+        for (let now = 0; now < 300_000; now += 50) {
+          for (const call of open.filter(({ seenAt }) => seenAt <= now)) {
+            if (call.seenAt - call.grantedAt > limits.window / slotsPerWindow) {
+              arrive(state, limits, now, call);
+            }
+          }
+          open = open.filter(({ seenAt }) => seenAt > now);
+          const { granted, slot } = decide(state, limits, now, 'p', [call('a'), call('a'), call('b'), call('b')]);
+          for (const place of granted) {
+            const count = arrivals.length + place;
+            const stall = stalls.find(({ from, lasts }) => from <= now && now < from + lasts);
+            const left = stall === undefined ? now : stall.from + stall.lasts;
+            const at = left + (count % 2 === 0 ? 0 : delay(ways, count));
+            arrivals.push({ at, tokens: 100 });
+            const seenAt = Math.max(at, Math.min(at + delay(answers, count), left + most));
+            open.push({ slot, tokens: 100, grantedAt: now, seenAt });
+          }
+        }
+        const inOrder = arrivals.toSorted((one, other) => one.at - other.at);
+        const fullest = fullestWindow(inOrder, limits.window);
+        expect(fullest.requests).toBeLessThanOrEqual(limits.requests);
+        expect(fullest.tokens).toBeLessThanOrEqual(limits.tokens);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('counts a call that was long on its way for a window from its arrival, and once', () => {
+    const state = createShareState(limits, 0);
+    const { slot } = decide(state, limits, 60_000, 'p', [call('a')]);
+    const moved = arrive(state, limits, 75_000, { slot, tokens: 100 });
+    settle(state, limits, 80_000, { slot: moved, userId: 'a', requests: 0, tokens: -60 });
+    const countedAt = (now: number) => {
+      decide(state, limits, now, 'p', []);
+      return [...state.slots.values()].filter(({ requests }) => requests > 0);
+    };
+    expect(countedAt(135_000)).toEqual([{ requests: 1, tokens: 40 }]);
+    expect(countedAt(136_500)).toEqual([]);
   });
 
   it('does not meet a full window after a burst, but spreads what is left', () => {
