@@ -43,7 +43,13 @@ function shorten(text: string): string {
   return letters.length <= longestLabel ? letters.join('') : `${letters.slice(0, longestLabel - 1).join('')}…`;
 }
 
-/** Mermaid's own entities: everything but letters, digits, spaces and harmless punctuation. */
+/**
+ * Mermaid's own entities: everything but letters, digits, spaces and harmless punctuation. It turns them back before it looks
+ * for formulas ($$), icons (fa:) and line breaks (\n): a word joiner, which nobody sees, keeps these from being found.
+ */
 function asLabel(text: string): string {
-  return text.replaceAll(/[^\p{L}\p{N} .,:!?'’…()/+=*-]/gu, (character) => `#${character.codePointAt(0)};`);
+  return text.replaceAll(
+    /[^\p{L}\p{N} .,!?'’…()/+=*-]/gu,
+    (character) => `#${character.codePointAt(0)};${/[$:\\]/.test(character) ? '#8288;' : ''}`,
+  );
 }
