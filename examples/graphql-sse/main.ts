@@ -4,6 +4,7 @@ import { type Connection, connect, type Event } from './connection.ts';
 import { decide, describePlan } from './decide.ts';
 import {
   AgentsDocument,
+  type AnswerFragment,
   OpenSessionDocument,
   type OutcomeFragment,
   PlanDocument,
@@ -53,9 +54,12 @@ async function chat(connection: Connection, content: string, isForTeam: boolean)
     } else {
       showProgress(event);
     }
-    const text = await readAnswer(connection, event, sent);
-    if (text !== null) {
-      answer.finish(text);
+    const whole = await readAnswer(connection, event, sent);
+    if (whole !== null) {
+      answer.finish(whole.content);
+      for (const { position, path, startLine, endLine } of whole.citations) {
+        process.stdout.write(`  [${position}] ${path}, lines ${startLine}–${endLine}\n`);
+      }
       return;
     }
   }
@@ -82,7 +86,11 @@ function showProgress(event: Event): void {
 }
 
 /** The answer, null while there is none yet. Where events are lost, the service is asked. @throws Error when there never will be one */
-async function readAnswer(connection: Connection, event: Event, { taskId, planId }: Sent): Promise<string | null> {
+async function readAnswer(
+  connection: Connection,
+  event: Event,
+  { taskId, planId }: Sent,
+): Promise<AnswerFragment | null> {
   const isLost = event.__typename === 'HistoryLost';
   if (planId !== null) {
     const told = event.__typename === 'PlanEnded' ? event.plan : null;
@@ -92,21 +100,21 @@ async function readAnswer(connection: Connection, event: Event, { taskId, planId
   return answerOfTask(isLost ? (await connection.ask(TaskDocument, { id: taskId })).task : told);
 }
 
-function answerOfTask(task: OutcomeFragment | null): string | null {
+function answerOfTask(task: OutcomeFragment | null): AnswerFragment | null {
   if (task?.state === 'FAILED' || task?.state === 'CANCELLED' || task?.state === 'SKIPPED') {
     throw new Error(`the task is ${task.state}${task.errorMessage === null ? '' : `: ${task.errorMessage}`}`);
   }
-  return task?.answer?.content ?? null;
+  return task?.answer ?? null;
 }
 
-function answerOfPlan(plan: PlanOutcomeFragment | null): string | null {
+function answerOfPlan(plan: PlanOutcomeFragment | null): AnswerFragment | null {
   if (plan === null || plan.state === 'PLANNING' || plan.state === 'WAITING' || plan.state === 'RUNNING') {
     return null;
   }
   if (plan.answer === null) {
     throw new Error(`the plan is ${plan.state}`);
   }
-  return plan.answer.content;
+  return plan.answer;
 }
 
 function tell(error: unknown): void {

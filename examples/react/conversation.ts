@@ -2,6 +2,7 @@ import type { Event } from './follow.ts';
 import type {
   AgentStatus,
   LineFragment,
+  PlaceFragment,
   PlanState,
   PlanViewFragment,
   QuestionFragment,
@@ -50,6 +51,7 @@ export interface ShownMessage {
   isOwn: boolean;
   text: string;
   isBeingWritten: boolean;
+  citations: readonly PlaceFragment[];
 }
 
 const ended: ReadonlySet<TaskState> = new Set<TaskState>(['COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED']);
@@ -171,6 +173,7 @@ export function messagesOf(state: Conversations, sessionId: string): ShownMessag
       isOwn: line.role === 'USER',
       text: line.content,
       isBeingWritten: false,
+      citations: line.citations,
     }));
   const written = tasksOf(state, sessionId)
     .filter((task) => !isOver(task) && !(task.answerId in state.lines))
@@ -182,6 +185,7 @@ export function messagesOf(state: Conversations, sessionId: string): ShownMessag
       isOwn: false,
       text: state.pieces[task.answerId]?.text ?? '',
       isBeingWritten: true,
+      citations: [],
     }));
   return [...stored, ...written];
 }
@@ -194,7 +198,7 @@ export function plansOf(state: Conversations, sessionId: string): PlanViewFragme
       ...plan,
       tasks: plan.tasks.map((one) => ({
         ...one,
-        task: one.task === null ? null : (state.tasks[one.task.id] ?? one.task),
+        task: one.task === null ? null : { ...one.task, ...state.tasks[one.task.id] },
       })),
     }))
     .toReversed();

@@ -1,3 +1,4 @@
+import { Citations } from './citations.tsx';
 import type { PlanState, PlanViewFragment } from './generated/graphql.ts';
 import { taskWords } from './work.tsx';
 
@@ -58,6 +59,7 @@ function Step({ step, all }: { step: PlanStep; all: readonly PlanStep[] }) {
         <details>
           <summary>Result</summary>
           <p className="result">{step.result}</p>
+          <Citations citations={step.task?.citations ?? []} />
         </details>
       )}
     </li>

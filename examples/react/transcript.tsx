@@ -1,4 +1,5 @@
 import { useEffect, useRef } from 'react';
+import { Citations } from './citations.tsx';
 import type { ShownMessage } from './conversation.ts';
 
 /** The messages of a conversation; the newest words stay in sight. */
@@ -22,11 +23,12 @@ export function Transcript({ messages }: { messages: readonly ShownMessage[] }) 
 }
 
 /** A screen reader is told of a message when it is whole, not of each piece. */
-function Message({ message: { author, isOwn, text, isBeingWritten } }: { message: ShownMessage }) {
+function Message({ message: { author, isOwn, text, isBeingWritten, citations } }: { message: ShownMessage }) {
   return (
     <article className={isOwn ? 'message own' : 'message'} aria-live="polite" aria-busy={isBeingWritten}>
       <h3>{author}</h3>
       <p className={isBeingWritten ? 'text written' : 'text'}>{text === '' ? '…' : text}</p>
+      <Citations citations={citations} />
     </article>
   );
 }

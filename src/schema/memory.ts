@@ -134,9 +134,18 @@ function addCitations(builder: Builder): void {
   builder.objectField('Message', 'citations', (t) =>
     t.field({
       type: [citation],
-      description: 'What of its memory the agent was given for this answer; at most 40.',
+      description:
+        'What of its memory the agent was given for this answer, by position; at most 40. Empty for an answer of the team: ' +
+        'see `citations` of the tasks of its plan.',
       resolve: (message, _arguments, context) =>
         message.taskId === null ? [] : citationsOfTask(context.operation.read, message.taskId),
+    }),
+  );
+  builder.objectField('Task', 'citations', (t) =>
+    t.field({
+      type: [citation],
+      description: 'What of its memory the agent was given for it, by position; at most 40.',
+      resolve: (task, _arguments, context) => citationsOfTask(context.operation.read, task.id),
     }),
   );
 }

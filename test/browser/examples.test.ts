@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { createLog } from '../../src/adapters/log.ts';
 import { type RunningApi, startAll } from '../../src/app.ts';
 import { type Gate, openGate } from '../examples/gate.ts';
+import { send as remember } from '../memory/arrange.ts';
 import { startTestService, type TestService, type TestUser } from '../service.ts';
 import { launchBrowser, missingBrowser, openPage } from './browser.ts';
 
@@ -80,6 +81,14 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       await page.getByRole('combobox').selectOption(to);
       await page.getByLabel('Message', { exact: true }).fill(content);
       await page.getByRole('button', { name: 'Send' }).click();
+    };
+    const garden = '# Watering\n\nThe orchids in the hall get water on Fridays.';
+    const teach = async (name: string, path = 'garden.md', content = garden): Promise<void> => {
+      const { data } = await alice.ask('{ agents { edges { node { id name } } } }');
+      const edges = data.agents.edges as { node: { id: string; name: string } }[];
+      const agent = edges.find(({ node }) => node.name === name)?.node;
+      const { errors } = await remember(alice, agent?.id ?? '', 'handbook', [{ path, content }]);
+      expect(errors).toEqual([]);
     };
     const live = (): Promise<void> => page.getByText('Live', { exact: true }).waitFor();
     const answer = () => page.getByRole('article').last().getByRole('paragraph');
@@ -196,6 +205,35 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
       expect(faults).toEqual([]);
     });
 
+    it('shows below an answer where in the memory it comes from, also when it is loaded again', async () => {
+      await teach('Researcher');
+      service.model.setScript([{ match: 'orchids', reply: 'On Fridays [1].' }]);
+      await signIn(alice.token);
+      await live();
+      await send('When do the orchids get water?');
+      await see('On Fridays [1].');
+      const cited = page.getByRole('article').last().getByRole('list', { name: 'From memory' });
+      await cited.getByText('[1] garden.md, lines 1–3 (handbook)').waitFor();
+      expect(await page.getByRole('list', { name: 'From memory' }).count()).toBe(1);
+      await page.reload();
+      await signIn(alice.token);
+      await page.getByRole('button', { name: 'When do the orchids get water?' }).click();
+      await cited.getByText('[1] garden.md, lines 1–3 (handbook)').waitFor();
+      expect(faults).toEqual([]);
+    });
+
+    it('shows below what a task of a plan came to where that comes from', async () => {
+      await teach('Researcher');
+      await signIn(alice.token);
+      await live();
+      await send('Research when the orchids get water, then write a short list.', 'Whole team');
+      const plan = page.getByRole('region', { name: 'Plan' });
+      await plan.getByRole('heading', { name: 'Plan done' }).waitFor();
+      await plan.getByText('Result', { exact: true }).first().click();
+      await plan.getByText('[1] garden.md, lines 1–3 (handbook)').waitFor();
+      expect(faults).toEqual([]);
+    });
+
     it('can stop a task', async () => {
       service.model.setScript([{ match: 'Say words', reply, tokenDelayMs: 500 }]);
       await signIn(alice.token);
@@ -215,12 +253,15 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
     if (updatesScreenshot) {
       it('has its picture taken', async () => {
         const question = 'Which of them needs the least water?';
+        const cited = 'Where do we keep the watering can?';
+        await teach('Writer', 'house/garden.md', '# Tools\n\nThe watering can stands behind the green door.');
         service.model.setScript([
           {
             match: '',
             matchSystem: 'You are Researcher',
             reply: 'Cast-iron plant, snake plant and devil’s ivy live with little light.',
           },
+          { match: cited, reply: 'Behind the green door [1].' },
           { match: '', matchSystem: 'You are Writer', reply: '1. Cast-iron plant 2. Snake plant 3. Devil’s ivy' },
           {
             match: '',
@@ -239,6 +280,8 @@ describe.skipIf(missingBrowser() !== null && process.env['CI'] !== 'true').each(
         await live();
         await send('Research plants for a dark corridor, then write a short list.', 'Whole team');
         await page.getByRole('heading', { name: 'Plan done' }).waitFor();
+        await send(cited, 'Writer');
+        await page.getByRole('list', { name: 'From memory' }).waitFor();
         await send(question);
         await see('stores');
         await mkdir('docs/images', { recursive: true });

@@ -6,6 +6,7 @@ import { generateClient } from '../../codegen.ts';
 import { createAnswer } from '../../examples/graphql-sse/answer.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { type RunningApi, startAll } from '../../src/app.ts';
+import { send } from '../memory/arrange.ts';
 import { startTestService, type TestService, waitFor } from '../service.ts';
 import { type Gate, openGate } from './gate.ts';
 
@@ -70,6 +71,19 @@ describe('the graphql-sse example', () => {
     expect(await example.exit).toBe(0);
     expect(example.notices).toBe('');
     expect(example.output).toMatch(new RegExp(`^Team: \\w+ \\(READY\\),.+\n\\w+: ${reply}\n$`));
+  });
+
+  it('prints below the answer where in the memory it comes from', async () => {
+    const alice = await service.user('alice');
+    const { data } = await alice.ask('{ agents(first: 1) { edges { node { id } } } }');
+    const { errors } = await send(alice, data.agents.edges[0].node.id, 'handbook', [
+      { path: 'garden.md', content: '# Watering\n\nThe orchids in the hall get water on Fridays.' },
+    ]);
+    expect(errors).toEqual([]);
+    service.model.setScript([{ match: 'orchids', reply: 'On Fridays [1].' }]);
+    const example = await start('When do the orchids get water?');
+    expect(await example.exit).toBe(0);
+    expect(example.output).toMatch(/: On Fridays \[1\]\.\n {2}\[1\] garden\.md, lines 1–3\n$/);
   });
 
   const request = 'Research shade plants, then write a short list of them.';

@@ -160,6 +160,7 @@ describe('a conversation', () => {
     position,
     agent: position % 2 === 1 ? null : { id: 'agent', name: 'Ada' },
     session: { id: 'session' },
+    citations: [],
   });
   const task = (state: WorkFragment['state']): WorkFragment => ({
     id: 'task',
@@ -268,7 +269,7 @@ describe('a conversation', () => {
         instruction: 'Look it up',
         dependsOn: [],
         result: null,
-        task: { ...task(now), plan: { id: 'plan' } },
+        task: { ...task(now), plan: { id: 'plan' }, citations: [] },
       },
     ],
   });
