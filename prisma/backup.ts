@@ -4,7 +4,8 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { createGunzip, createGzip } from 'node:zlib';
-import pg from 'pg';
+import type pg from 'pg';
+import { asOwner } from './owner.ts';
 
 // All data of the service in one file of compressed JSON lines: what it is, then each row with its values as Postgres
 // writes them, then how many rows there were. Structure and roles are the migrations' and are not in it.
@@ -40,7 +41,7 @@ const longestBatch = 2_000_000;
  * @throws Error when the role would not see all rows
  */
 export async function saveBackup({ ownerUrl, file }: BackupOptions): Promise<RowCounts> {
-  return withClient(ownerUrl, async (client) => {
+  return asOwner(ownerUrl, async (client) => {
     await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
     const head = { format: 'retinue-backup-1' as const, ...(await readShape(client)) };
     const rows: Record<string, number> = {};
@@ -88,7 +89,7 @@ async function* writeLines(client: pg.Client, head: Head, rows: Record<string, n
  * @throws Error when the file is damaged, the versions differ, or there are rows already; nothing is changed then
  */
 export async function restoreBackup({ ownerUrl, file }: BackupOptions): Promise<RowCounts> {
-  return withClient(ownerUrl, async (client) => {
+  return asOwner(ownerUrl, async (client) => {
     await client.query('BEGIN');
     // Rows come in any order, and triggers have already counted what they count.
     await client.query('SET LOCAL session_replication_role = replica');
@@ -208,24 +209,6 @@ async function readShape(client: pg.Client): Promise<Pick<Head, 'migrations' | '
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'schema_migrations'
     GROUP BY relname ORDER BY relname`);
   return { migrations: migrations.rows.map(({ name }) => name), tables: rows };
-}
-
-async function withClient<Result>(url: string, work: (client: pg.Client) => Promise<Result>): Promise<Result> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    const { rows } = await client.query<{ all: boolean }>(
-      'SELECT rolsuper OR rolbypassrls AS all FROM pg_roles WHERE rolname = current_user',
-    );
-    if (rows[0]?.all !== true) {
-      throw new Error('This role is held to row-level security and would see no rows: use one with BYPASSRLS.');
-    }
-    return await work(client);
-  } finally {
-    // What was not committed is taken back by the server.
-    await client.end();
-  }
 }
 
 /** Command line: `backup.ts save|restore FILE`, with OWNER_DATABASE_URL. */

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
-import { createDatabase } from '../../src/adapters/postgres.ts';
+import { createDatabase, statement } from '../../src/adapters/postgres.ts';
 import { createChannel } from '../../src/adapters/redis.ts';
 import { createOperation } from '../../src/operation.ts';
 import { checkQuota } from '../../src/services/quota.ts';
@@ -160,14 +160,21 @@ describe('a quota', () => {
     expect(await open(other)).toEqual([]);
   });
 
-  it("can't be changed by the user it holds for", async () => {
-    const { id } = await newcomer();
+  it.each([
+    { change: 'made', sql: 'INSERT INTO quotas (user_id, agents) VALUES ($1, 9)' },
+    { change: 'raised', sql: 'UPDATE quotas SET sessions = 9 WHERE user_id = $1' },
+    { change: 'removed', sql: 'DELETE FROM quotas WHERE user_id = $1' },
+  ])("can't be $change by the user it holds for", async ({ change, sql }) => {
+    const { user, id } = await newcomer();
+    if (change !== 'made') {
+      await service.database.owner('INSERT INTO quotas (user_id, sessions) VALUES ($1, 3)', [id]);
+    }
+    const before = await Promise.all([usage(user, 'AGENTS'), usage(user, 'SESSIONS')]);
     await asUser(id, async (operation) => {
-      const raise = operation.write((write) =>
-        write.prisma((client) => client.quota.create({ data: { userId: id, agents: 9n } })),
-      );
-      await expect(raise).rejects.toThrow(/permission denied/);
+      const changed = operation.write((write) => write.query(statement(sql), [id]));
+      await expect(changed).rejects.toThrow(/permission denied/);
     });
+    expect(await Promise.all([usage(user, 'AGENTS'), usage(user, 'SESSIONS')])).toEqual(before);
   });
 
   it('of tokens refuses new messages until the next day of UTC', async () => {
