@@ -53,6 +53,7 @@ export async function runQuotaCommand(words: readonly string[], ownerUrl: string
     throw new UsageError('OWNER_DATABASE_URL is not set: give it the URL of the database, with a role that owns it.');
   }
   return asOwner(ownerUrl, async (client) => {
+    await client.query(`SET statement_timeout = '15s'`);
     const { rows } = await client.query<{ id: string }>('SELECT id FROM users WHERE issuer = $1 AND subject = $2', [
       command.issuer,
       command.subject,

@@ -201,6 +201,10 @@ const rules = z
     ),
     RATE_LIMIT_SEND: count(30, 1_000_000).describe('Messages a minute of one user.'),
     RATE_LIMIT_INGEST: count(60, 1_000_000).describe('Documents and folders for memory a minute of one user.'),
+    RATE_LIMIT_SEARCH: count(60, 1_000_000).describe('Searches of memory a minute of one user.'),
+    RATE_LIMIT_COSTLY: count(10, 1_000_000).describe(
+      'Memories made anew and MCP servers asked for their tools, a minute of one user.',
+    ),
     SLOW_AFTER_DENIALS: count(20, 1_000_000).describe(
       'Denied attempts a minute (bad tokens, ids that are not there, requests over a limit) of one user or address after which answers to them are slowed.',
     ),

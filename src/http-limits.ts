@@ -48,7 +48,13 @@ const slowest = 2_000;
 /** Most answers that are held back at once: more would be a way to fill the process. */
 const mostHeld = 500;
 
-export const rateLimitHeaders = ['ratelimit-limit', 'ratelimit-remaining', 'ratelimit-reset', 'ratelimit-policy'];
+export const rateLimitHeaders = [
+  'ratelimit',
+  'ratelimit-limit',
+  'ratelimit-remaining',
+  'ratelimit-reset',
+  'ratelimit-policy',
+];
 
 /**
  * The wait grows with the attempts, so that guessing gets slow before anybody has to act. Lines of the log carry a hash
@@ -100,9 +106,10 @@ export function limitRequests(
       }
       const name = isStream ? 'STREAMS' : 'REQUESTS';
       const state = await limits.rates.take(name, principal.userId);
-      for (const [name, value] of Object.entries(headersOf(state))) {
-        serverContext.res.setHeader(name, value);
+      for (const [header, value] of Object.entries(headersOf(state))) {
+        serverContext.res.setHeader(header, value);
       }
+      tellLimit(serverContext.res, name, state);
       if (!state.allowed) {
         const refusal = refusalOf(name, state);
         observation.countError(refusal.code);
@@ -136,9 +143,21 @@ export function limitRequests(
 
 const deniedCodes = new Set(['NOT_FOUND', 'RATE_LIMITED']);
 
-/** Counts one use of a costly kind. @throws DomainError RATE_LIMITED */
-export async function takeCostly(rates: RateLimits, name: RateLimitName, userId: string): Promise<void> {
+/**
+ * Counts one use of a costly kind.
+ * @param res says what is left, where there is a response
+ * @throws DomainError RATE_LIMITED
+ */
+export async function takeCostly(
+  rates: RateLimits,
+  name: RateLimitName,
+  userId: string,
+  res: ServerResponse | null = null,
+): Promise<void> {
   const state = await rates.take(name, userId);
+  if (res !== null) {
+    tellLimit(res, name, state);
+  }
   if (!state.allowed) {
     throw refusalOf(name, state);
   }
@@ -146,18 +165,31 @@ export async function takeCostly(rates: RateLimits, name: RateLimitName, userId:
 
 function refusalOf(name: RateLimitName, state: RateState): DomainError & { retryAfter: number } {
   const seconds = Math.max(1, Math.ceil(state.resetsIn / 1_000));
-  const what = { REQUESTS: 'requests', STREAMS: 'event streams', SEND: 'messages', INGEST: 'documents' }[name];
-  const error = new DomainError(
-    'RATE_LIMITED',
-    `You may ${name === 'STREAMS' ? 'open' : 'send'} ${state.limit} ${what} a minute.`,
-    {
-      retryAfter: seconds,
-    },
-  );
+  const most = state.limit;
+  const may = {
+    REQUESTS: `send ${most} requests`,
+    STREAMS: `open ${most} event streams`,
+    SEND: `send ${most} messages`,
+    INGEST: `change memories ${most} times`,
+    SEARCH: `search memories ${most} times`,
+    COSTLY: `rebuild memories and refresh MCP servers ${most} times`,
+  }[name];
+  const error = new DomainError('RATE_LIMITED', `You may ${may} a minute.`, { retryAfter: seconds });
   return Object.assign(error, { retryAfter: seconds });
 }
 
-/** By draft-ietf-httpapi-ratelimit-headers, in the form that clients know. */
+/** Every limit that a request counts for, by name, as draft-ietf-httpapi-ratelimit-headers has it since its eighth. */
+function tellLimit(res: ServerResponse, name: RateLimitName, state: RateState): void {
+  if (!res.headersSent) {
+    const label = `"${name.toLowerCase()}";`;
+    const told = String(res.getHeader('ratelimit') ?? '').split(', ');
+    const others = told.filter((item) => item !== '' && !item.startsWith(label));
+    const item = `${label}r=${state.remaining};t=${Math.ceil(state.resetsIn / 1_000)}`;
+    res.setHeader('ratelimit', [...others, item].join(', '));
+  }
+}
+
+/** The limit of all requests, in the form of the draft's first versions, which most clients know. */
 function headersOf(state: RateState): Record<string, string> {
   return {
     'ratelimit-limit': String(state.limit),

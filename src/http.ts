@@ -166,6 +166,7 @@ function createContext(
     clientAddress: clientAddress(req, options.trustProxy),
     signal,
     endRequest,
+    takeCostly: (name) => takeCostly(options.limits.rates, name, principal.userId, res),
     // An EventSource that comes back says by itself what it had.
     readEvents: (wanted) =>
       options.feeds.read(principal.userId, { ...wanted, after: wanted.after ?? (resumeFrom || null) }),

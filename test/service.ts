@@ -150,6 +150,8 @@ export async function startTestService(
     RATE_LIMIT_STREAMS: '1000000',
     RATE_LIMIT_SEND: '1000000',
     RATE_LIMIT_INGEST: '1000000',
+    RATE_LIMIT_SEARCH: '1000000',
+    RATE_LIMIT_COSTLY: '1000000',
     SLOW_AFTER_DENIALS: '1000000',
     INTROSPECTION: 'true',
     ...options.environment,

@@ -60,7 +60,10 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     tracing: createTracing(null),
     trustProxy: false,
     limits: {
-      rates: createRateLimits({ REQUESTS: 1_000_000, STREAMS: 1_000_000, SEND: 1_000_000, INGEST: 1_000_000 }, null),
+      rates: createRateLimits(
+        { REQUESTS: 1_000_000, STREAMS: 1_000_000, SEND: 1, INGEST: 1, SEARCH: 1, COSTLY: 1 },
+        null,
+      ),
       documents: { tokens: 2_000, depth: 15, aliases: 50, cost: 20_000 },
       introspection: false,
       manifest: null,

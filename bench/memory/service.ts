@@ -49,6 +49,7 @@ export async function startMemoryService(dataFolder: string, qdrantUrl: string):
       LOG_LEVEL: 'warn',
       RATE_LIMIT_REQUESTS: '1000000',
       RATE_LIMIT_INGEST: '1000000',
+      RATE_LIMIT_SEARCH: '1000000',
     });
     const api = await startAll(config, createLog({ level: config.LOG_LEVEL }));
     started.defer(() => api.stop());

@@ -2,7 +2,8 @@ import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limite
 import type { SharedStore } from './shared-store.ts';
 
 /** What is limited by the minute, each on its own. */
-export type RateLimitName = 'REQUESTS' | 'STREAMS' | 'SEND' | 'INGEST';
+export const rateLimitNames = ['REQUESTS', 'STREAMS', 'SEND', 'INGEST', 'SEARCH', 'COSTLY'] as const;
+export type RateLimitName = (typeof rateLimitNames)[number];
 
 export interface RateState {
   allowed: boolean;
@@ -48,12 +49,9 @@ export function createRateLimits(settings: RateLimitSettings, store: SharedStore
           inMemoryBlockOnConsumed: points + 1,
         });
   };
-  const limiters = {
-    REQUESTS: create('requests', settings.REQUESTS),
-    STREAMS: create('streams', settings.STREAMS),
-    SEND: create('send', settings.SEND),
-    INGEST: create('ingest', settings.INGEST),
-  };
+  const limiters = Object.fromEntries(
+    rateLimitNames.map((name) => [name, create(name.toLowerCase(), settings[name])]),
+  ) as Record<RateLimitName, ReturnType<typeof create>>;
   const denials = create('denials', noLimit);
 
   const toState = (name: RateLimitName, result: RateLimiterRes | null, allowed: boolean): RateState => ({

@@ -29,6 +29,8 @@ export async function createLimits(config: Config, store: SharedStore | null): P
         STREAMS: config.RATE_LIMIT_STREAMS,
         SEND: config.RATE_LIMIT_SEND,
         INGEST: config.RATE_LIMIT_INGEST,
+        SEARCH: config.RATE_LIMIT_SEARCH,
+        COSTLY: config.RATE_LIMIT_COSTLY,
       },
       store,
     ),

@@ -81,7 +81,7 @@ export function addApprovalFields(builder: Builder, types: ReturnType<typeof add
         'Asks again what expired. When its task has gone on without it, a new run of that task takes up at the call and ' +
         'waits for your answer. Gives the approval that is now open; one that is pending is given as it is. A plan is ' +
         'tried anew instead, and its `PlanRequest` follows. Errors: NOT_FOUND, APPROVAL_ALREADY_DECIDED, ' +
-        'APPROVAL_CANCELLED, TASK_ENDED, SESSION_EXPIRED, AGENT_QUEUE_FULL, PLAN_NOT_RETRYABLE.',
+        'APPROVAL_CANCELLED, TASK_ENDED, SESSION_EXPIRED, AGENT_QUEUE_FULL, PLAN_NOT_RETRYABLE, RATE_LIMITED.',
       args: { id: t.arg.id({ required: true, description: 'Id of the approval that expired.' }) },
       resolve: (_root, { id }, context, info) =>
         mutate(context, info, { id }, (operation) => requestAgain(operation, decodeId(id, 'Approval', 'id'))),

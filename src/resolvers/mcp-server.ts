@@ -92,16 +92,19 @@ export function addMcpServerFields(builder: Builder, types: ReturnType<typeof ad
       type: changed,
       nullable: true,
       description:
-        'Asks an MCP server for its tools, which takes up to 15 seconds. When it does not answer, `listError` says why and the tools of before stay. Errors: NOT_FOUND, QUOTA_EXCEEDED.',
+        'Asks an MCP server for its tools, which takes up to 15 seconds. When it does not answer, `listError` says why and the tools of before stay. Errors: NOT_FOUND, QUOTA_EXCEEDED, RATE_LIMITED.',
       args: { id: t.arg.id({ required: true, description: 'Id of the server.' }) },
-      resolve: (_root, { id }, context, info) =>
-        refreshMcpServer(
+      resolve: async (_root, { id }, context, info) => {
+        // Before anything leaves the service, not only before something is stored.
+        await context.takeCostly('COSTLY');
+        return await refreshMcpServer(
           context.operation.read,
           decodeId(id, 'McpServer', 'id'),
           context.tools,
           context.signal,
           (work) => mutate(context, info, { id }, work),
-        ),
+        );
+      },
     }),
   );
 }

@@ -54,7 +54,7 @@ function addMemoryQueries(builder: Builder, types: Types): void {
       type: types.result,
       description:
         "Searches an agent's memory by meaning and by words at once. Without the index, or the model, words alone answer " +
-        'and `degraded` says so. Errors: NOT_FOUND, BAD_USER_INPUT.',
+        'and `degraded` says so. Errors: NOT_FOUND, BAD_USER_INPUT, RATE_LIMITED.',
       args: {
         agentId: t.arg.id({ required: true, description: 'Id of the agent.' }),
         query: t.arg.string({
@@ -64,14 +64,16 @@ function addMemoryQueries(builder: Builder, types: Types): void {
         first: t.arg.int({ description: 'How many matches: 1 to 50; default 10.' }),
         filter: t.arg({ type: searchFilter, description: 'Where to search.' }),
       },
-      resolve: (_root, { agentId, ...input }, context) =>
-        searchMemory(
+      resolve: async (_root, { agentId, ...input }, context) => {
+        await context.takeCostly('SEARCH');
+        return await searchMemory(
           context.memory,
           context.modelFor({ userId: context.operation.userId, priority: 'INTERACTIVE' }),
           context.operation,
           { ...input, agentId: decodeId(agentId, 'Agent', 'agentId') },
           context.signal,
-        ),
+        );
+      },
     }),
   );
 }
@@ -172,7 +174,7 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       nullable: true,
       description:
         'Gives documents to the memory of an agent. They are found by words at once, and by meaning when the job is done; ' +
-        'what has not changed costs nothing. Errors: NOT_FOUND, BAD_USER_INPUT, QUOTA_EXCEEDED, AGENT_QUEUE_FULL.',
+        'what has not changed costs nothing. Errors: NOT_FOUND, BAD_USER_INPUT, QUOTA_EXCEEDED, AGENT_QUEUE_FULL, RATE_LIMITED.',
       args: { input: t.arg({ type: ingestInput, required: true, description: 'The documents.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) =>
@@ -186,7 +188,7 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       nullable: true,
       description:
         'Compares a source with what an agent remembers of it: tells which contents to send and takes out what has vanished. ' +
-        'Errors: NOT_FOUND, BAD_USER_INPUT, AGENT_QUEUE_FULL.',
+        'Errors: NOT_FOUND, BAD_USER_INPUT, AGENT_QUEUE_FULL, RATE_LIMITED.',
       args: { input: t.arg({ type: syncInput, required: true, description: 'A page of the manifest.' }) },
       resolve: (_root, { input: { startAfter, ...input } }, context, info) =>
         mutate(context, info, { ...input, startAfter }, (operation) =>
@@ -203,7 +205,7 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       type: changed,
       nullable: true,
       description:
-        'Takes documents out of a memory, by age, size or source. Errors: NOT_FOUND, BAD_USER_INPUT, AGENT_QUEUE_FULL.',
+        'Takes documents out of a memory, by age, size or source. Errors: NOT_FOUND, BAD_USER_INPUT, AGENT_QUEUE_FULL, RATE_LIMITED.',
       args: { input: t.arg({ type: pruneInput, required: true, description: 'What to take out.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) =>
@@ -217,7 +219,7 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       nullable: true,
       description:
         'Makes the index of a memory anew from its text. Until that is done, words alone are searched. ' +
-        'Errors: NOT_FOUND, AGENT_QUEUE_FULL.',
+        'Errors: NOT_FOUND, AGENT_QUEUE_FULL, RATE_LIMITED.',
       args: { agentId: t.arg.id({ required: true, description: 'Id of the agent.' }) },
       resolve: (_root, { agentId }, context, info) =>
         mutate(context, info, { agentId }, (operation) =>

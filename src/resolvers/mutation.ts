@@ -4,13 +4,18 @@ import type { WriteOperation } from '../operation.ts';
 import type { Context } from '../schema/builder.ts';
 import type { MutationOutcome } from '../services/idempotency.ts';
 
-/** Fields that lead to calls of a model or to much work, and the limit that each counts for. */
+/**
+ * Mutations that lead to calls of a model or to much work, and the limit that each counts for. What calls out before it
+ * writes counts by itself: `refreshMcpServer`, and `searchMemory`, which only reads.
+ */
 const costly: Readonly<Record<string, RateLimitName>> = {
   sendMessage: 'SEND',
   retryPlan: 'SEND',
+  requestAgain: 'SEND',
   ingestDocuments: 'INGEST',
   syncSource: 'INGEST',
-  rebuildMemory: 'INGEST',
+  pruneMemory: 'INGEST',
+  rebuildMemory: 'COSTLY',
 };
 
 /**

@@ -1,3 +1,4 @@
+import type { RateLimitName } from '../adapters/rate-limit.ts';
 import type { quotaNames } from '../services/quota.ts';
 import type { Builder } from './builder.ts';
 
@@ -20,9 +21,11 @@ export function addUsage(builder: Builder) {
     values: {
       REQUESTS: { description: 'Requests of any kind but event streams.' },
       STREAMS: { description: 'Event streams opened.' },
-      SEND: { description: 'Messages.' },
+      SEND: { description: 'Messages, and what is tried or asked again.' },
       INGEST: { description: 'Documents and folders for memory.' },
-    },
+      SEARCH: { description: 'Searches of memory.' },
+      COSTLY: { description: 'Memories made anew and MCP servers asked for their tools.' },
+    } satisfies Record<RateLimitName, object>,
   });
   const usageKind = builder.enumType('ModelUsageKind', {
     description: 'What a model was asked for.',

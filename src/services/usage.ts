@@ -1,5 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
-import type { RateLimitName, RateLimits } from '../adapters/rate-limit.ts';
+import { type RateLimitName, type RateLimits, rateLimitNames } from '../adapters/rate-limit.ts';
 import { badInput } from '../errors.ts';
 import type { ModelUsageKind } from '../generated/prisma/enums.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
@@ -78,7 +78,7 @@ export function listUsageDays(operation: ReadOperation, wanted: number): Promise
 /** What is left of the limits by the minute. */
 export function listRateLimits(operation: ReadOperation, rates: RateLimits): Promise<RateLimitStatus[]> {
   return Promise.all(
-    (['REQUESTS', 'STREAMS', 'SEND', 'INGEST'] as const).map(async (name) => {
+    rateLimitNames.map(async (name) => {
       const { limit, remaining, resetsIn } = await rates.peek(name, operation.userId);
       return { name, limit, remaining, resetsAt: new Date(operation.clock.now().getTime() + resetsIn) };
     }),

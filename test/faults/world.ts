@@ -50,6 +50,7 @@ const settings = {
   // Few users send as much as many would.
   RATE_LIMIT_REQUESTS: '100000',
   RATE_LIMIT_SEND: '100000',
+  RATE_LIMIT_SEARCH: '100000',
   MODEL_REQUESTS_PER_MINUTE: '1000000',
 };
 

@@ -31,7 +31,10 @@ export function openDatabase(url: string, poolSize = 4): Database {
 /** Asks a schema as a user, without HTTP: so that schema and database can be broken on purpose. */
 export function createLocalAsk(schema: GraphQLSchema, database: Database, userId: string): Ask {
   const channel = createChannel({ url: null, log });
-  const rates = createRateLimits({ REQUESTS: 1_000, STREAMS: 1_000, SEND: 1_000, INGEST: 1_000 }, null);
+  const rates = createRateLimits(
+    { REQUESTS: 1_000, STREAMS: 1_000, SEND: 1_000, INGEST: 1_000, SEARCH: 1_000, COSTLY: 1_000 },
+    null,
+  );
   return async (source, variableValues = {}) => {
     const operation = createOperation({ database, channel, clock: systemClock() }, userId);
     const contextValue: Context = {

@@ -244,7 +244,14 @@ describe('the record of model use', () => {
       (await user.ask('{ viewer { usage { rateLimits { name limit remaining resetsAt } } } }')).data.viewer.usage
         .rateLimits;
     const first = await look();
-    expect(first.map(({ name }: { name: string }) => name)).toEqual(['REQUESTS', 'STREAMS', 'SEND', 'INGEST']);
+    expect(first.map(({ name }: { name: string }) => name)).toEqual([
+      'REQUESTS',
+      'STREAMS',
+      'SEND',
+      'INGEST',
+      'SEARCH',
+      'COSTLY',
+    ]);
     expect((await look())[0].remaining).toBe(first[0].remaining - 1);
   });
 
