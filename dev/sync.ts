@@ -28,6 +28,9 @@ const { values, positionals } = parseArgs({
 const [folder] = positionals;
 if (folder === undefined || positionals.length !== 1 || values.agent === undefined || values.token === '') {
   process.stderr.write(usage);
+  if (folder !== undefined && values.token === '') {
+    process.stderr.write('\nThere is no token: set RETINUE_TOKEN, or give --token.\n');
+  }
   process.exit(2);
 }
 const client = createGraphqlClient(values.url, values.token);

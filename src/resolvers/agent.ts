@@ -45,7 +45,7 @@ export function addAgentFields(builder: Builder, types: ReturnType<typeof addAge
     t.field({
       type: changed,
       nullable: true,
-      description: 'Adds an agent to your team. Errors: BAD_USER_INPUT, NAME_TAKEN, QUOTA_EXCEEDED.',
+      description: 'Adds an agent to your team. Errors: BAD_USER_INPUT, NOT_FOUND, NAME_TAKEN, QUOTA_EXCEEDED.',
       args: { input: t.arg({ type: types.createInput, required: true, description: 'The new agent.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) => createAgent(operation, withToolIds(input))),

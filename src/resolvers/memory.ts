@@ -30,7 +30,7 @@ function addMemoryQueries(builder: Builder, types: Types): void {
         type: 'MemoryDocument',
         description: "Documents of an agent's memory, oldest first; none when you have no such agent.",
         args: {
-          agentId: t.arg.id({ required: true, description: 'Id of the agent.' }),
+          agentId: t.arg.id({ required: true, description: 'The agent that remembers them.' }),
           filter: t.arg({ type: documentFilter, description: 'Conditions on the documents.' }),
         },
         resolve: (_root, { agentId, filter, ...page }, context) =>
@@ -56,7 +56,7 @@ function addMemoryQueries(builder: Builder, types: Types): void {
         "Searches an agent's memory by meaning and by words at once. Without the index, or the model, words alone answer " +
         'and `degraded` says so. Errors: NOT_FOUND, BAD_USER_INPUT, RATE_LIMITED.',
       args: {
-        agentId: t.arg.id({ required: true, description: 'Id of the agent.' }),
+        agentId: t.arg.id({ required: true, description: 'The agent whose memory is searched.' }),
         query: t.arg.string({
           required: true,
           description: 'What to look for: a question or words, 1 to 4,000 characters.',
@@ -174,7 +174,8 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       nullable: true,
       description:
         'Gives documents to the memory of an agent. They are found by words at once, and by meaning when the job is done; ' +
-        'what has not changed costs nothing. Errors: NOT_FOUND, BAD_USER_INPUT, QUOTA_EXCEEDED, AGENT_QUEUE_FULL, RATE_LIMITED.',
+        'what has not changed costs nothing. ' +
+        'Errors: NOT_FOUND, BAD_USER_INPUT, QUOTA_EXCEEDED, AGENT_QUEUE_FULL, RATE_LIMITED.',
       args: { input: t.arg({ type: ingestInput, required: true, description: 'The documents.' }) },
       resolve: (_root, { input }, context, info) =>
         mutate(context, info, input, (operation) =>
@@ -220,7 +221,7 @@ function addMemoryMutations(builder: Builder, types: Types): void {
       description:
         'Makes the index of a memory anew from its text. Until that is done, words alone are searched. ' +
         'Errors: NOT_FOUND, AGENT_QUEUE_FULL, RATE_LIMITED.',
-      args: { agentId: t.arg.id({ required: true, description: 'Id of the agent.' }) },
+      args: { agentId: t.arg.id({ required: true, description: 'The agent whose memory it is.' }) },
       resolve: (_root, { agentId }, context, info) =>
         mutate(context, info, { agentId }, (operation) =>
           rebuildMemory(operation, decodeId(agentId, 'Agent', 'agentId')),

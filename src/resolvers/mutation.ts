@@ -8,7 +8,7 @@ import type { MutationOutcome } from '../services/idempotency.ts';
  * Mutations that lead to calls of a model or to much work, and the limit that each counts for. What calls out before it
  * writes counts by itself: `refreshMcpServer`, and `searchMemory`, which only reads.
  */
-const costly: Readonly<Record<string, RateLimitName>> = {
+export const costlyFields: Readonly<Record<string, RateLimitName>> = {
   sendMessage: 'SEND',
   retryPlan: 'SEND',
   requestAgain: 'SEND',
@@ -28,7 +28,7 @@ export async function mutate<Outcome extends MutationOutcome>(
   request: unknown,
   work: (operation: WriteOperation) => Promise<Outcome>,
 ): Promise<Outcome> {
-  const name = costly[info.fieldName];
+  const name = costlyFields[info.fieldName];
   if (name !== undefined) {
     await context.takeCostly(name);
   }

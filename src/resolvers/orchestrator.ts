@@ -9,7 +9,7 @@ export function addOrchestratorFields(builder: Builder, types: ReturnType<typeof
     fields: (t) => ({
       orchestrator: t.field({
         type: 'Orchestrator',
-        description: 'The orchestrator.',
+        description: 'The orchestrator as it is after the change.',
         resolve: (_payload, _arguments, context) => currentOrchestrator(context.operation.read),
       }),
     }),

@@ -74,7 +74,7 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
       type: many,
       nullable: true,
       description: 'Cancels all tasks of a session that have not ended. Errors: NOT_FOUND.',
-      args: { sessionId: t.arg.id({ required: true, description: 'Id of the session.' }) },
+      args: { sessionId: t.arg.id({ required: true, description: 'The session whose tasks are to stop.' }) },
       resolve: (_root, { sessionId }, context, info) =>
         mutate(context, info, { sessionId }, (operation) =>
           cancelTasksOfSession(operation, decodeId(sessionId, 'Session', 'sessionId')),
@@ -86,7 +86,7 @@ export function addTaskFields(builder: Builder, types: ReturnType<typeof addTask
       type: many,
       nullable: true,
       description: 'Cancels all tasks of an agent that have not ended. Errors: NOT_FOUND.',
-      args: { agentId: t.arg.id({ required: true, description: 'Id of the agent.' }) },
+      args: { agentId: t.arg.id({ required: true, description: 'The agent whose tasks are to stop.' }) },
       resolve: (_root, { agentId }, context, info) =>
         mutate(context, info, { agentId }, (operation) =>
           cancelTasksOfAgent(operation, decodeId(agentId, 'Agent', 'agentId')),

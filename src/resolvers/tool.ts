@@ -115,8 +115,8 @@ export function addToolFields(builder: Builder, types: ReturnType<typeof addTool
         nullable: true,
         description,
         args: {
-          agentId: t.arg.id({ required: true, description: 'Id of the agent.' }),
-          toolId: t.arg.id({ required: true, description: 'Id of the tool.' }),
+          agentId: t.arg.id({ required: true, description: 'The agent that may use it, or may no longer.' }),
+          toolId: t.arg.id({ required: true, description: 'The tool that it is about.' }),
         },
         resolve: (_root, { agentId, toolId }, context, info) =>
           mutate(context, info, { agentId, toolId }, (operation) =>

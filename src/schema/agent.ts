@@ -13,7 +13,7 @@ export function addAgent(builder: Builder) {
     } as const,
   });
   const approvalPolicy = builder.enumType('ApprovalPolicy', {
-    description: 'When to ask the user first.',
+    description: 'When you are asked before something is done.',
     values: {
       ALWAYS: { description: 'Ask every time.', value: ApprovalPolicy.ALWAYS },
       DANGEROUS: { description: 'Ask when it is marked as dangerous.', value: ApprovalPolicy.DANGEROUS },
@@ -31,7 +31,7 @@ export function addAgent(builder: Builder) {
       }),
       maxAgeDays: t.exposeInt('memoryMaxAgeDays', {
         nullable: true,
-        description: 'Older content is pruned; null keeps it.',
+        description: 'Documents that have not changed for so many days are pruned; null keeps them.',
       }),
       maxBytes: t.float({
         nullable: true,
@@ -61,15 +61,18 @@ export function addAgent(builder: Builder) {
         description: 'Sampling temperature from 0 to 2; null for the default of the model.',
       }),
       status: t.expose('status', { type: status, description: 'What it is doing now.' }),
-      lastError: t.exposeString('lastError', { nullable: true, description: 'Why its last failed task failed.' }),
+      lastError: t.exposeString('lastError', {
+        nullable: true,
+        description: 'Message of the last task that failed; null while none has. A task that goes well leaves it.',
+      }),
       approvalPolicy: t.expose('approvalPolicy', {
         type: approvalPolicy,
-        description: 'When its tools need your approval.',
+        description: 'When its calls of tools need your approval.',
       }),
       approvalTimeoutSeconds: t.exposeInt('approvalTimeoutSeconds', {
         nullable: true,
         description:
-          'How long you have to approve its calls of tools; null for the default of the service. A tool may say otherwise.',
+          'How long you have to approve its calls of tools, in seconds; null for the default of the service. A tool may say otherwise.',
       }),
       maxConcurrentTasks: t.exposeInt('maxConcurrentTasks', { description: 'Most of its tasks that run at once.' }),
       memory: t.field({
@@ -87,27 +90,40 @@ export function addAgent(builder: Builder) {
     fields: (t) => ({
       retrieval: t.boolean({ description: 'Search the memory before an answer. Default true.' }),
       rememberConversations: t.boolean({ description: 'Keep past conversations as memory. Default false.' }),
-      maxAgeDays: t.int({ description: 'Prune older content; 1 to 36,500 days. Null keeps it.' }),
+      maxAgeDays: t.int({
+        description: 'Prune documents that have not changed for so many days: 1 to 36,500. Null keeps them.',
+      }),
       maxBytes: t.float({ description: 'Most bytes of text to keep, a whole number. Null leaves it to your quota.' }),
     }),
   });
   const createInput = builder.inputType('CreateAgentInput', {
-    description: 'A new agent.',
+    description: 'An agent to add to your team.',
     fields: (t) => ({
       name: t.string({
         required: true,
         description: "1 to 80 characters: letters, digits, spaces and . _ ' -. Unique in your team.",
       }),
-      description: t.string({ description: 'At most 1,000 characters.' }),
-      instructions: t.string({ required: true, description: '1 to 20,000 characters.' }),
-      model: t.string({ description: 'Leave out for the default model.' }),
-      temperature: t.float({ description: '0 to 2.' }),
-      approvalPolicy: t.field({ type: approvalPolicy, description: 'Default DANGEROUS.' }),
-      approvalTimeoutSeconds: t.int({
-        description: 'How long you have to approve its calls of tools: 10 seconds to 30 days. Null for the default.',
+      description: t.string({
+        description: 'What it is good at; the orchestrator chooses by it. At most 1,000 characters; default none.',
       }),
-      maxConcurrentTasks: t.int({ description: '1 to 10; default 3.' }),
-      memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+      instructions: t.string({
+        required: true,
+        description: 'What the model is told before every conversation: 1 to 20,000 characters.',
+      }),
+      model: t.string({ description: 'Model name. Leave it out for the default of the service.' }),
+      temperature: t.float({
+        description: 'Sampling temperature from 0 to 2. Leave it out for the default of the model.',
+      }),
+      approvalPolicy: t.field({
+        type: approvalPolicy,
+        description: 'When its calls of tools need your approval. Default DANGEROUS.',
+      }),
+      approvalTimeoutSeconds: t.int({
+        description:
+          'How long you have to approve its calls of tools, in seconds: 10 to 2,592,000 (30 days). Null for the default.',
+      }),
+      maxConcurrentTasks: t.int({ description: 'Most of its tasks that run at once: 1 to 10; default 3.' }),
+      memory: t.field({ type: memoryInput, description: 'How it keeps and uses its memory.' }),
       toolIds: t.idList({ description: 'Tools that it may use, at most 64; default none.' }),
     }),
   });
@@ -115,16 +131,23 @@ export function addAgent(builder: Builder) {
     description: 'Changes of an agent. Members left out stay as they are.',
     fields: (t) => ({
       name: t.string({ description: "1 to 80 characters: letters, digits, spaces and . _ ' -. Unique in your team." }),
-      description: t.string({ description: 'At most 1,000 characters.' }),
-      instructions: t.string({ description: '1 to 20,000 characters.' }),
-      model: t.string({ description: 'Null for the default model.' }),
-      temperature: t.float({ description: '0 to 2; null for the default of the model.' }),
-      approvalPolicy: t.field({ type: approvalPolicy, description: 'When its tools need your approval.' }),
-      approvalTimeoutSeconds: t.int({
-        description: 'How long you have to approve its calls of tools: 10 seconds to 30 days. Null for the default.',
+      description: t.string({
+        description: 'What it is good at; the orchestrator chooses by it. At most 1,000 characters; default none.',
       }),
-      maxConcurrentTasks: t.int({ description: '1 to 10. Running tasks are let finish.' }),
-      memory: t.field({ type: memoryInput, description: 'Memory settings.' }),
+      instructions: t.string({
+        description: 'What the model is told before every conversation: 1 to 20,000 characters.',
+      }),
+      model: t.string({ description: 'Model name; null for the default of the service.' }),
+      temperature: t.float({ description: 'Sampling temperature from 0 to 2; null for the default of the model.' }),
+      approvalPolicy: t.field({ type: approvalPolicy, description: 'When its calls of tools need your approval.' }),
+      approvalTimeoutSeconds: t.int({
+        description:
+          'How long you have to approve its calls of tools, in seconds: 10 to 2,592,000 (30 days). Null for the default.',
+      }),
+      maxConcurrentTasks: t.int({
+        description: 'Most of its tasks that run at once: 1 to 10. Running ones are let finish.',
+      }),
+      memory: t.field({ type: memoryInput, description: 'How it keeps and uses its memory.' }),
       toolIds: t.idList({ description: 'All tools that it may use from now on, at most 64.' }),
     }),
   });

@@ -11,7 +11,10 @@ export function addApprovalGrant(builder: Builder, enums: { approvalKind: Return
     id: { resolve: (grant) => grant.id },
     loadOne: (id, context) => approvalGrantById(context.operation.read, id),
     fields: (t) => ({
-      kind: t.expose('kind', { type: enums.approvalKind, description: 'What it is for.' }),
+      kind: t.expose('kind', {
+        type: enums.approvalKind,
+        description: 'Whether it is for calls of a tool or for plans.',
+      }),
       toolName: t.exposeString('toolName', {
         nullable: true,
         description: 'Name of the tool, for any arguments; null for plans.',

@@ -35,7 +35,7 @@ export function addApproval(builder: Builder) {
     id: { resolve: (approval) => approval.id },
     loadOne: (id, context) => approvalById(context.operation.read, id),
     fields: (t) => ({
-      kind: t.expose('kind', { type: kind, description: 'What it is for.' }),
+      kind: t.expose('kind', { type: kind, description: 'Whether it is about a call of a tool or a plan.' }),
       state: t.expose('state', { type: state, description: 'Where it stands.' }),
       toolName: t.exposeString('toolName', {
         nullable: true,

@@ -116,14 +116,14 @@ export function createBuilder(): Builder {
       startCursorFieldOptions: { description: 'Cursor of the first item; null on an empty page.' },
       endCursorFieldOptions: { description: 'Cursor of the last item; null on an empty page.' },
       firstArgOptions: {
-        description: `How many items from the start: 0 to ${maximumPageSize}; ${defaultPageSize} when neither \`first\` nor \`last\` is given.`,
+        description: `How many items from the start: 0 to ${maximumPageSize}; ${defaultPageSize} when neither \`first\` nor \`last\` is given. Errors: BAD_USER_INPUT.`,
       },
-      afterArgOptions: { description: 'Only items behind this cursor.' },
+      afterArgOptions: { description: 'Only items behind this cursor. Errors: BAD_CURSOR.' },
       lastArgOptions: {
-        description: `How many items from the end: 0 to ${maximumPageSize}. Not together with \`first\`.`,
+        description: `How many items from the end: 0 to ${maximumPageSize}. Not together with \`first\`. Errors: BAD_USER_INPUT.`,
       },
-      beforeArgOptions: { description: 'Only items before this cursor.' },
-      defaultConnectionTypeOptions: { description: 'A page of a list.' },
+      beforeArgOptions: { description: 'Only items before this cursor. Errors: BAD_CURSOR.' },
+      defaultConnectionTypeOptions: { description: 'A page of a list, with its items as `edges`.' },
       defaultEdgeTypeOptions: { description: 'An item and its place in the list.' },
       encodeGlobalID: (typename, id) => encodeId(typename, String(id)),
       decodeGlobalID: (id) => decodeAnyId(id, 'id'),
@@ -133,12 +133,18 @@ export function createBuilder(): Builder {
     description: 'A point in time by RFC 3339, in UTC, such as `2026-11-21T09:30:00.000Z`.',
   });
   builder.addScalarType('JSON', JSONResolver, { description: 'Any JSON value, as it is.' });
-  builder.queryType({ description: 'Reads. All fields of one query see the same state of the data.' });
+  builder.queryType({
+    description:
+      'Reads. All fields of one query see the same state of the data. Beside the errors that a field names, each may answer ' +
+      'BAD_USER_INPUT for what is no id of the right kind, SERVICE_BUSY, and INTERNAL.',
+  });
   builder.mutationType({
     description:
       'Changes. Each field is one transaction: it happens whole or not at all, whatever becomes of the fields beside it. ' +
       'A field that fails is null, with an error that names it; the fields beside it keep their answers. ' +
-      'With the header `Idempotency-Key` a repeated request answers with the outcome of the first.',
+      'With the header `Idempotency-Key` a repeated request answers with the outcome of the first, and a different one with ' +
+      'IDEMPOTENCY_KEY_REUSED. Beside the errors that a field names, each may answer BAD_USER_INPUT for what is no id of the ' +
+      'right kind, SERVICE_BUSY, and INTERNAL.',
   });
   builder.subscriptionType({ description: 'Live events over Server-Sent Events.' });
   return builder;

@@ -155,7 +155,10 @@ export function addEvent(
       }),
     );
     builder.objectField(ref, 'taskId', (t) =>
-      t.id({ description: 'Id of the task.', resolve: (item) => encodeId('Task', text(item, 'taskId')) }),
+      t.id({
+        description: 'Id of the task, also when that was deleted since.',
+        resolve: (item) => encodeId('Task', text(item, 'taskId')),
+      }),
     );
   }
   for (const ref of [planning, planRequested, planCreated, planRetried, planEnded]) {
@@ -168,7 +171,10 @@ export function addEvent(
       }),
     );
     builder.objectField(ref, 'planId', (t) =>
-      t.id({ description: 'Id of the plan.', resolve: (item) => encodeId('Plan', text(item, 'planId')) }),
+      t.id({
+        description: 'Id of the plan, also when that was deleted since.',
+        resolve: (item) => encodeId('Plan', text(item, 'planId')),
+      }),
     );
   }
   builder.objectField(planCreated, 'fallbackReason', (t) =>
@@ -249,7 +255,10 @@ export function addEvent(
 
   for (const ref of [required, toolRequested, planRequested, resolved]) {
     builder.objectField(ref, 'approvalId', (t) =>
-      t.id({ description: 'Id of the approval.', resolve: (item) => encodeId('Approval', text(item, 'approvalId')) }),
+      t.id({
+        description: 'Id of the approval, also when that was deleted since.',
+        resolve: (item) => encodeId('Approval', text(item, 'approvalId')),
+      }),
     );
     builder.objectField(ref, 'approval', (t) =>
       t.field({

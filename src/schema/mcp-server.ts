@@ -22,7 +22,8 @@ export function addMcpServer(builder: Builder, tool: ReturnType<typeof addTool>)
       }),
       listError: t.exposeString('listError', {
         nullable: true,
-        description: 'What went wrong then, or which of its tools were left out; null when all is well.',
+        description:
+          'What went wrong when it was last asked for its tools, or which were left out; null when all is well.',
       }),
       tools: t.connection(
         {

@@ -39,7 +39,7 @@ export function addMemory(builder: Builder) {
     fields: (t) => ({
       source: t.exposeString('source', { description: 'Where it came from, by the name that was given.' }),
       path: t.exposeString('path', { description: 'Its place within the source.' }),
-      kind: t.expose('kind', { type: kind, description: 'What it is.' }),
+      kind: t.expose('kind', { type: kind, description: 'What it is, which decides how it is cut into chunks.' }),
       hash: t.exposeString('contentHash', { description: 'SHA-256 of its UTF-8 bytes, in hexadecimal digits.' }),
       bytes: t.float({ description: 'Size of its text in UTF-8, in bytes.', resolve: (item) => Number(item.bytes) }),
       chunks: t.exposeInt('chunks', { description: 'How many chunks it was cut into.' }),
@@ -61,7 +61,7 @@ export function addMemory(builder: Builder) {
   const job = builder.objectType('MemoryJob', {
     description: 'What a task on a memory was given and has done so far. Small writes in a row share one job.',
     fields: (t) => ({
-      kind: t.expose('kind', { type: jobKind, description: 'What it is for.' }),
+      kind: t.expose('kind', { type: jobKind, description: 'What the job does to the memory.' }),
       added: t.exposeInt('added', { description: 'Documents that are new.' }),
       changed: t.exposeInt('changed', { description: 'Documents whose text changed.' }),
       unchanged: t.exposeInt('unchanged', { description: 'Documents that were there already, just the same.' }),
@@ -156,7 +156,7 @@ function addMemoryState(builder: Builder): void {
     .implement({
       description: 'A source that a memory was filled from.',
       fields: (t) => ({
-        source: t.exposeString('source', { description: 'Its name.' }),
+        source: t.exposeString('source', { description: 'The name that was given to it.' }),
         documents: t.exposeInt('documents', { description: 'How many documents it has.' }),
         bytes: t.exposeFloat('bytes', { description: 'Size of their text in UTF-8, in bytes.' }),
         updatedAt: t.expose('updatedAt', { type: 'DateTime', description: 'When one of them last changed.' }),
@@ -165,7 +165,7 @@ function addMemoryState(builder: Builder): void {
   const state = builder.objectRef<MemoryModel>('MemoryState').implement({
     description: 'What an agent remembers as a whole.',
     fields: (t) => ({
-      documents: t.exposeInt('documents', { description: 'How many documents.' }),
+      documents: t.exposeInt('documents', { description: 'How many documents it holds.' }),
       chunks: t.float({
         description: 'How many chunks they were cut into.',
         resolve: (memory) => Number(memory.chunks),
@@ -233,7 +233,7 @@ function addSearch(builder: Builder, kind: ReturnType<typeof addKind>) {
       }),
       updatedAt: t.expose('updatedAt', { type: 'DateTime', description: 'When its document last changed.' }),
       documentId: t.id({
-        description: 'Id of its document.',
+        description: 'Id that its document had when it was found.',
         resolve: (item) => encodeId('MemoryDocument', item.documentId),
       }),
       document: t.field({
@@ -255,7 +255,7 @@ function addSearch(builder: Builder, kind: ReturnType<typeof addKind>) {
       degradedReason: t.field({
         type: reason,
         nullable: true,
-        description: 'Why; null when both searches answered.',
+        description: 'Why words alone were searched; null when both searches answered.',
         resolve: ({ degraded }) => degraded,
       }),
     }),

@@ -36,22 +36,24 @@ export function addOrchestrator(
   builder.objectField('User', 'orchestrator', (t) =>
     t.field({
       type: 'Orchestrator',
-      description: 'Leads your team.',
+      description: 'Your orchestrator, which leads your team.',
       resolve: (_user, _arguments, context) => currentOrchestrator(context.operation.read),
     }),
   );
   const updateInput = builder.inputType('UpdateOrchestratorInput', {
     description: 'Changes of your orchestrator. Members left out stay as they are.',
     fields: (t) => ({
-      name: t.string({ description: '1 to 80 characters.' }),
-      instructions: t.string({ description: '1 to 20,000 characters.' }),
-      model: t.string({ description: 'Null for the default model.' }),
+      name: t.string({ description: 'What it calls itself in answers: 1 to 80 characters.' }),
+      instructions: t.string({ description: 'What the model is told before it plans: 1 to 20,000 characters.' }),
+      model: t.string({ description: 'Model name; null for the default of the service.' }),
       planApprovalPolicy: t.field({
         type: enums.approvalPolicy,
         description: 'When a plan needs your approval before it runs.',
       }),
-      maxPlanTasks: t.int({ description: '1 to 100.' }),
-      maxUnapprovedTasks: t.int({ description: '0 to 100.' }),
+      maxPlanTasks: t.int({ description: 'Most tasks of a plan: 1 to 100. Larger ones are replaced by a simple one.' }),
+      maxUnapprovedTasks: t.int({
+        description: 'With the policy DANGEROUS a plan with more tasks than this is asked for: 0 to 100.',
+      }),
     }),
   });
   return { updateInput };

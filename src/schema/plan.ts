@@ -118,7 +118,8 @@ export function addPlan(builder: Builder) {
         resolve: (plan, _arguments, context) => planProgress(context.operation.read, plan),
       }),
       mermaid: t.string({
-        description: 'The graph as a Mermaid flowchart, coloured by the states of its tasks.',
+        description:
+          'The graph as a Mermaid flowchart, coloured by the states of its tasks. No text can break out of it.',
         resolve: (plan, _arguments, context) => planMermaid(context.operation.read, plan),
       }),
       fallbackReason: t.field({
@@ -129,7 +130,7 @@ export function addPlan(builder: Builder) {
       }),
       fallbackMessage: t.exposeString('fallbackMessage', {
         nullable: true,
-        description: 'The same in words.',
+        description: 'Why it is a simple plan, in words; null for one of the planner.',
       }),
       createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When the message came.' }),
       startedAt: t.expose('startedAt', {

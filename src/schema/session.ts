@@ -19,7 +19,7 @@ export function addSession(
     id: { resolve: (session) => session.id },
     loadOne: (id, context) => sessionById(context.operation.read, id),
     fields: (t) => ({
-      title: t.exposeString('title', { description: 'Yours to choose.' }),
+      title: t.exposeString('title', { description: 'Its title, yours to choose.' }),
       createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was opened.' }),
       lastAccessedAt: t.expose('lastAccessedAt', {
         type: 'DateTime',
@@ -57,14 +57,17 @@ export function addSession(
   const createInput = builder.inputType('CreateSessionInput', {
     description: 'A new session.',
     fields: (t) => ({
-      title: t.string({ description: '1 to 200 characters; default "New session".' }),
-      busyPolicy: t.field({ type: types.busyPolicy, description: 'Default QUEUE.' }),
+      title: t.string({ description: 'Its title: 1 to 200 characters; default "New session".' }),
+      busyPolicy: t.field({
+        type: types.busyPolicy,
+        description: 'What happens to a message that arrives while tasks are open. Default QUEUE.',
+      }),
     }),
   });
   const updateInput = builder.inputType('UpdateSessionInput', {
     description: 'Changes of a session. Members left out stay as they are.',
     fields: (t) => ({
-      title: t.string({ description: '1 to 200 characters.' }),
+      title: t.string({ description: 'Its title: 1 to 200 characters.' }),
       busyPolicy: t.field({
         type: types.busyPolicy,
         description: 'What happens to a message that arrives while tasks are open.',

@@ -13,7 +13,10 @@ export function addTask(builder: Builder) {
       BLOCKED: { description: 'Waits for the tasks it depends on.', value: TaskState.BLOCKED },
       QUEUED: { description: 'Waits for a free worker.', value: TaskState.QUEUED },
       RUNNING: { description: 'A worker runs it.', value: TaskState.RUNNING },
-      WAITING: { description: 'Waits for your approval.', value: TaskState.WAITING },
+      WAITING: {
+        description: 'Waits for your approval, or for the task of another agent. It holds no worker.',
+        value: TaskState.WAITING,
+      },
       RETRYING: { description: 'An attempt failed; the next one follows after a pause.', value: TaskState.RETRYING },
       COMPLETED: { description: 'Done.', value: TaskState.COMPLETED },
       FAILED: { description: 'Failed for good; see `errorCode`.', value: TaskState.FAILED },
@@ -28,13 +31,19 @@ export function addTask(builder: Builder) {
     fields: (t) => ({
       state: t.expose('state', { type: state, description: 'Where it stands.' }),
       attempt: t.exposeInt('attempt', { description: 'How often a worker has started it.' }),
-      progress: t.exposeFloat('progress', { description: 'From 0 to 1.' }),
+      progress: t.exposeFloat('progress', { description: 'How far it has got, from 0 to 1.' }),
       progressNote: t.exposeString('progressNote', {
         nullable: true,
         description: 'What it was at when it last told.',
       }),
-      errorCode: t.exposeString('errorCode', { nullable: true, description: 'Code of the last failure.' }),
-      errorMessage: t.exposeString('errorMessage', { nullable: true, description: 'What the last failure was.' }),
+      errorCode: t.exposeString('errorCode', {
+        nullable: true,
+        description: 'Code of the last failure, as in the list of error codes; null while none happened.',
+      }),
+      errorMessage: t.exposeString('errorMessage', {
+        nullable: true,
+        description: 'What the last failure was, in words; null while none happened.',
+      }),
       createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was queued.' }),
       startedAt: t.expose('startedAt', { type: 'DateTime', nullable: true, description: 'When it first ran.' }),
       finishedAt: t.expose('finishedAt', { type: 'DateTime', nullable: true, description: 'When it ended.' }),

@@ -11,7 +11,7 @@ export function addTool(
   { approvalPolicy }: { approvalPolicy: ReturnType<typeof addAgent>['approvalPolicy'] },
 ) {
   const kind = builder.enumType('ToolKind', {
-    description: 'What a tool is.',
+    description: 'Where a tool comes from, and so who carries out its calls.',
     values: {
       BUILT_IN: { description: 'The service does it itself.', value: ToolKind.BUILT_IN },
       HTTP: { description: 'A request to an address of yours.', value: ToolKind.HTTP },
@@ -22,8 +22,8 @@ export function addTool(
   const header = builder.objectRef<{ name: string; value: string }>('HttpHeader').implement({
     description: 'A header of a request.',
     fields: (t) => ({
-      name: t.exposeString('name', { description: 'Its name.' }),
-      value: t.exposeString('value', { description: 'Its template.' }),
+      name: t.exposeString('name', { description: 'Its name, such as `Authorization`.' }),
+      value: t.exposeString('value', { description: 'Its template: secrets stand in it by name, never in clear.' }),
     }),
   });
   const http = builder.objectRef<NonNullable<ReturnType<typeof httpSettings>>>('HttpToolSettings').implement({
@@ -56,7 +56,10 @@ export function addTool(
         description: 'What models call it by. Unique among your tools, whatever its case.',
       }),
       description: t.exposeString('description', { description: 'What it is for; models choose by it.' }),
-      kind: t.expose('kind', { type: kind, description: 'What it is.' }),
+      kind: t.expose('kind', {
+        type: kind,
+        description: 'Whether the service, an address of yours or an MCP server does it.',
+      }),
       arguments: t.field({
         type: 'JSON',
         description: 'JSON Schema of its arguments.',
@@ -72,9 +75,9 @@ export function addTool(
       }),
       approvalTimeoutSeconds: t.exposeInt('approvalTimeoutSeconds', {
         nullable: true,
-        description: 'How long an approval waits for you; null leaves it to the agent.',
+        description: 'How long an approval waits for you, in seconds; null leaves it to the agent.',
       }),
-      timeoutSeconds: t.exposeInt('timeoutSeconds', { description: 'Longest call.' }),
+      timeoutSeconds: t.exposeInt('timeoutSeconds', { description: 'How long a call may take, in seconds.' }),
       builtIn: t.string({
         nullable: true,
         description: 'Which built-in tool it is; null for other kinds.',
@@ -91,7 +94,7 @@ export function addTool(
         resolve: (tool) => tool.missingSince === null,
       }),
       secretNames: t.exposeStringList('secretNames', {
-        description: 'Names of the secrets that it holds. What they say can be replaced and never read.',
+        description: 'Names of the secrets that it holds. Their values can be replaced and never read.',
       }),
       createdAt: t.expose('createdAt', { type: 'DateTime', description: 'When it was created.' }),
       updatedAt: t.expose('updatedAt', { type: 'DateTime', description: 'When it last changed.' }),

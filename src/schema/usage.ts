@@ -21,8 +21,8 @@ export function addUsage(builder: Builder) {
     values: {
       REQUESTS: { description: 'Requests of any kind but event streams.' },
       STREAMS: { description: 'Event streams opened.' },
-      SEND: { description: 'Messages, and what is tried or asked again.' },
-      INGEST: { description: 'Documents and folders for memory.' },
+      SEND: { description: 'Messages sent, and what is tried or asked again.' },
+      INGEST: { description: 'Calls that give documents to memory, compare a source, or take documents out.' },
       SEARCH: { description: 'Searches of memory.' },
       COSTLY: { description: 'Memories made anew and MCP servers asked for their tools.' },
     } satisfies Record<RateLimitName, object>,
@@ -30,8 +30,8 @@ export function addUsage(builder: Builder) {
   const usageKind = builder.enumType('ModelUsageKind', {
     description: 'What a model was asked for.',
     values: {
-      CHAT: { description: 'An answer or a plan.' },
-      EMBEDDING: { description: 'Vectors of texts.' },
+      CHAT: { description: 'An answer of an agent, a plan, or a composed answer.' },
+      EMBEDDING: { description: 'Vectors of documents and of what is searched for.' },
     },
   });
   const quota = builder.objectRef<import('../services/quota.ts').QuotaState>('Quota').implement({
