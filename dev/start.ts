@@ -10,6 +10,8 @@ const service = await startLocal({
   environment: { GRAPHIQL: 'true', GRAPHIQL_TOKEN: token, LOG_LEVEL: 'info', ...process.env },
   log: (line) => console.log(line),
 });
+// At the pace of a real one, so that an answer can be watched, and stopped, while it is written.
+service.model?.setBehaviour({ tokenDelayMs: 40 });
 console.log(`
 Retinue is running.
   GraphiQL  ${service.api.url}   (open it in a browser; it is signed in as alice)
