@@ -44,6 +44,8 @@ export interface Embeddings {
   vectors: number[][];
   model: string;
   promptTokens: number;
+  /** They were known from an equal request: the model was not asked for them. */
+  isKept?: boolean;
 }
 
 /** Any endpoint that speaks OpenAI's protocol. */

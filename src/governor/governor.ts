@@ -5,6 +5,7 @@ import type { Log } from '../adapters/log.ts';
 import type { Metrics } from '../adapters/metrics.ts';
 import { DomainError } from '../errors.ts';
 import type { ModelCaller, ModelFor } from './caller.ts';
+import { asKept, createEmbeddingCache } from './embedding-cache.ts';
 import type { BudgetEngine } from './engine.ts';
 import { charactersOf, createEstimator, type Estimator } from './estimate.ts';
 import { createFlights } from './flight.ts';
@@ -80,6 +81,7 @@ export function createGovernor(options: GovernorOptions): ModelFor {
   const fallback = options.fallback === null ? null : guard(options.fallback, options, lines);
   options.metrics.modelWaiting.watch({}, () => [...lines].reduce((sum, line) => sum + line.waiting(), 0));
   const flights = createFlights<Embeddings>();
+  const cache = createEmbeddingCache();
 
   const chat = async (
     caller: ModelCaller,
@@ -115,15 +117,21 @@ export function createGovernor(options: GovernorOptions): ModelFor {
       return await fallback(callOf(options.fallback.defaultModel));
     }
   };
-  const embed = (caller: ModelCaller, request: EmbeddingRequest): Promise<Embeddings> => {
+  const embed = async (caller: ModelCaller, request: EmbeddingRequest): Promise<Embeddings> => {
     const model = request.model ?? options.provider.defaultEmbeddingModel;
     const characters = request.texts.reduce((sum, text) => sum + text.length, 0);
     // The user is part of the key: what one user asks is no news to another.
     const key = createHash('sha256')
       .update(JSON.stringify([caller.userId, model, request.texts]))
       .digest('base64');
-    return flights.join(key, request.signal, (signal) =>
-      primary({
+    const known = cache.find(key);
+    if (known !== null) {
+      return known;
+    }
+    let isFirst = false;
+    const made = await flights.join(key, request.signal, async (signal) => {
+      isFirst = true;
+      const embeddings = await primary({
         caller,
         model,
         signal,
@@ -134,8 +142,12 @@ export function createGovernor(options: GovernorOptions): ModelFor {
           return promptTokens || estimator.embedding(characters);
         },
         isUntouched: () => true,
-      }),
-    );
+      });
+      cache.keep(key, embeddings);
+      return embeddings;
+    });
+    // Who joined did not cause the call: its tokens are counted once.
+    return isFirst ? made : asKept(made);
   };
   return (caller) => ({
     chat: (request, onText) => chat(caller, request, onText),

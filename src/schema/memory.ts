@@ -209,6 +209,7 @@ function addSearch(builder: Builder, kind: ReturnType<typeof addKind>) {
     values: {
       INDEX_UNAVAILABLE: { description: 'The index is away or was not set up.' },
       MODEL_UNAVAILABLE: { description: 'The model gave no vector for the question in time.' },
+      QUOTA_EXCEEDED: { description: 'Your tokens for today are used up: quota TOKENS_PER_DAY.' },
       REBUILDING: { description: 'The index is being made; it was dropped, lost, or made for another model.' },
     } as const satisfies Record<DegradedReason, { description: string }>,
   });

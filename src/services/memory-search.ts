@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { LanguageModel } from '../adapters/llm.ts';
+import type { Embeddings, LanguageModel } from '../adapters/llm.ts';
 import { statement } from '../adapters/postgres.ts';
 import { CollectionMissingError, type FoundPoint, type PointFilter, type VectorStore } from '../adapters/qdrant.ts';
 import { badInput, DomainError, notFound } from '../errors.ts';
@@ -11,7 +11,9 @@ import { lockMemory, memoryByAgent } from './memory.ts';
 import { collectionName, forgetMemoryCollection } from './memory-index.ts';
 import { pathRule, sourceRule } from './memory-ingest.ts';
 import { startMemoryJob } from './memory-job.ts';
+import { hasTokensLeft } from './quota.ts';
 import { joinByReciprocalRank } from './reciprocal-rank.ts';
+import { recordUse } from './usage.ts';
 
 /** What a search reaches beside the database. */
 export interface MemoryIndex {
@@ -39,7 +41,7 @@ export interface MemorySearchFilter {
 }
 
 /** Why a search was answered by words alone. */
-export type DegradedReason = 'INDEX_UNAVAILABLE' | 'MODEL_UNAVAILABLE' | 'REBUILDING';
+export type DegradedReason = 'INDEX_UNAVAILABLE' | 'MODEL_UNAVAILABLE' | 'QUOTA_EXCEEDED' | 'REBUILDING';
 
 export interface MemoryMatch {
   chunkId: string;
@@ -167,26 +169,70 @@ async function searchByMeaning(
     // Not made yet, dropped because nobody used it, or made for another model.
     return { degraded: 'REBUILDING', isLost: true };
   }
+  if (!(await hasTokensLeft(operation.read))) {
+    return { degraded: 'QUOTA_EXCEEDED' };
+  }
+  const asked = performance.now();
+  const question = await embedQuestion(index, model, query, signal);
+  if (question === null) {
+    return { degraded: 'MODEL_UNAVAILABLE' };
+  }
+  const durationMilliseconds = Math.round(performance.now() - asked);
+  const [dense] = await Promise.all([
+    findNearest(index.vectors, operation, memory, question.vectors[0] ?? [], filter),
+    noteQuestion(operation, memory.id, question, durationMilliseconds),
+  ]);
+  return dense;
+}
+
+/** Null when the model gives no vector in time. */
+async function embedQuestion(
+  index: MemoryIndex,
+  model: Pick<LanguageModel, 'embed'>,
+  query: string,
+  signal: AbortSignal,
+): Promise<Embeddings | null> {
   const patience = AbortSignal.timeout(index.embedTimeout);
-  let vector: number[] | undefined;
   try {
-    const embedded = await model.embed({
+    return await model.embed({
       model: index.embeddingModel,
       texts: [query],
       signal: AbortSignal.any([signal, patience]),
     });
-    vector = embedded.vectors[0];
   } catch (error) {
     if (signal.aborted || !(error instanceof DomainError || patience.aborted)) {
       throw error;
     }
+    return null;
   }
-  if (vector === undefined || vector.length !== memory.collectionDimensions) {
+}
+
+/** Writes down what the question cost, while the index is searched. */
+async function noteQuestion(
+  operation: Operation,
+  agentId: string,
+  { model, promptTokens, isKept }: Embeddings,
+  durationMilliseconds: number,
+): Promise<void> {
+  if (isKept !== true) {
+    const use = { kind: 'EMBEDDING' as const, model, promptTokens, completionTokens: 0, durationMilliseconds };
+    await operation.write((write) => recordUse(write, agentId, use));
+  }
+}
+
+async function findNearest(
+  vectors: VectorStore,
+  operation: Operation,
+  memory: MemoryModel,
+  vector: number[],
+  filter: MemorySearchFilter,
+): Promise<Dense> {
+  if (vector.length !== memory.collectionDimensions) {
     return { degraded: 'MODEL_UNAVAILABLE' };
   }
   try {
     const name = collectionName(operation.userId, memory.id);
-    return { found: await index.vectors.search(name, { vector, limit: candidates, filter: toPointFilter(filter) }) };
+    return { found: await vectors.search(name, { vector, limit: candidates, filter: toPointFilter(filter) }) };
   } catch (error) {
     if (error instanceof CollectionMissingError) {
       return { degraded: 'REBUILDING', isLost: true };

@@ -90,6 +90,12 @@ export async function checkTokensLeft(operation: ReadOperation): Promise<void> {
   }
 }
 
+/** Whether tokens are left for today, for what can also be done without a model. */
+export async function hasTokensLeft(operation: ReadOperation): Promise<boolean> {
+  const { used, limit } = await quotaOf(operation, 'TOKENS_PER_DAY');
+  return used < limit;
+}
+
 async function quotaOf(operation: ReadOperation, name: QuotaName): Promise<QuotaState> {
   const [row] = await operation.query(reads[name], [operation.userId]);
   return {

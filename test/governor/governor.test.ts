@@ -79,8 +79,8 @@ const say = (models: ModelFor, userId: string, options: { signal?: AbortSignal; 
     },
     () => undefined,
   );
-const embed = (models: ModelFor, userId: string, signal = new AbortController().signal) =>
-  models({ userId, priority: 'INTERACTIVE' }).embed({ model: null, texts: ['green tea'], signal });
+const embed = (models: ModelFor, userId: string, signal = new AbortController().signal, text = 'green tea') =>
+  models({ userId, priority: 'INTERACTIVE' }).embed({ model: null, texts: [text], signal });
 
 /** Lets one call in about ten seconds through, after a first one. */
 const tight: Limits = { requests: 6, tokens: 1_000_000, window: 60_000 };
@@ -191,6 +191,18 @@ describe('a governed model', () => {
     ]);
     expect(model.recentRequests().length - before).toBe(2);
     expect(new Set(answers.map(({ vectors }) => JSON.stringify(vectors))).size).toBe(1);
+    // Each call's tokens count once, for whom it was made.
+    expect(answers.map(({ promptTokens }) => promptTokens > 0)).toEqual([true, false, false, false, false, true]);
+  });
+
+  it('knows the embedding of a text that the same user has asked for before, and of nobody else', async () => {
+    const models = governor();
+    const first = await embed(models, 'alice');
+    const asked = model.recentRequests().length;
+    expect(await embed(models, 'alice')).toEqual({ ...first, promptTokens: 0, isKept: true });
+    expect(model.recentRequests()).toHaveLength(asked);
+    expect(await embed(models, 'bob')).toEqual(first);
+    expect(model.recentRequests()).toHaveLength(asked + 1);
   });
 
   it('ends shared embeddings only when all who wait for them went away', async () => {
@@ -202,7 +214,7 @@ describe('a governed model', () => {
     first.abort(new Error('gone'));
     await expect(one).rejects.toThrow('gone');
     expect((await two).vectors).toHaveLength(1);
-    const three = embed(models, 'alice', second.signal);
+    const three = embed(models, 'alice', second.signal, 'black tea');
     second.abort(new Error('gone too'));
     await expect(three).rejects.toThrow('gone too');
   });

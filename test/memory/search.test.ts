@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { rowId } from '../isolation/world.ts';
 import { addAgent, ingest, type MemoryScene, search, startMemoryScene } from './arrange.ts';
 
 let scene: MemoryScene;
@@ -98,6 +99,32 @@ describe('searching a memory', () => {
     ['other scripts', '列車 поезд قطار'],
   ])('takes %s for a question like any other', async (_what, query) => {
     expect((await search(scene.user, scene.agentId, query)).degraded).toBe(false);
+  });
+
+  it("counts what a question used as its user's, once for the same question", async () => {
+    const used = async () => {
+      const { data } = await scene.user.ask('{ viewer { usage { days(days: 1) { kind calls promptTokens } } } }');
+      return data.viewer.usage.days.find(({ kind }: { kind: string }) => kind === 'EMBEDDING');
+    };
+    const before = await used();
+    await search(scene.user, scene.agentId, 'who may approve of a flight?');
+    const after = await used();
+    expect(after.calls).toBe(before.calls + 1);
+    expect(after.promptTokens).toBeGreaterThan(before.promptTokens);
+    await search(scene.user, scene.agentId, 'who may approve of a flight?');
+    expect(await used()).toEqual(after);
+  });
+
+  it('goes by words, and says why, when the tokens of the day are used up', async () => {
+    const { data } = await scene.user.ask('{ viewer { id } }');
+    const userId = rowId(data.viewer.id);
+    await scene.service.database.owner('INSERT INTO quotas (user_id, tokens_per_day) VALUES ($1, 1)', [userId]);
+    const asked = scene.service.model.requests().embeddings;
+    const found = await search(scene.user, scene.agentId, 'booked trains');
+    await scene.service.database.owner('DELETE FROM quotas WHERE user_id = $1', [userId]);
+    expect(found).toMatchObject({ degraded: true, degradedReason: 'QUOTA_EXCEEDED' });
+    expect(paths(found)).toContain('travel/trains.md');
+    expect(scene.service.model.requests().embeddings).toBe(asked);
   });
 
   it('goes by words, and says why, when the model gives no vector', async () => {
