@@ -203,6 +203,15 @@ function guard(
   });
   metrics.modelLeftAlone.set({ provider: provider.name }, 0);
 
+  /** While the provider is left alone, and while one call tries it: the others do not wait for that. */
+  const refuseWhileAway = (before: () => void = () => undefined): void => {
+    const left = breaker.state === CircuitState.HalfOpen ? firstPause : leftAloneUntil - Date.now();
+    if (breaker.state !== CircuitState.Closed && left > 0) {
+      before();
+      throw unavailable(left);
+    }
+  };
+
   return async (call) => {
     const { name, engine, limits, line, estimator } = budgetOf(call.model);
     const count = (requests: number, tokens: number): void => {
@@ -212,10 +221,7 @@ function guard(
     };
     const end = performance.now() + options.waitTimeout;
     for (let attempt = 1; ; attempt += 1) {
-      const left = leftAloneUntil - Date.now();
-      if (breaker.state === CircuitState.Open && left > 0) {
-        throw unavailable(left);
-      }
+      refuseWhileAway();
       const candidate = {
         userId: call.caller.userId,
         background: call.caller.priority === 'BACKGROUND',
@@ -228,16 +234,13 @@ function guard(
       });
       const place = takePlace(engine, grant, limits.window);
       try {
-        // The breaker may have let it wait for another call that tries whether the provider is back.
-        const made = await breaker.execute(async () =>
-          place.leave() ? { answer: await call.make(provider, place.arrived).finally(place.arrived) } : null,
-        );
-        if (made === null) {
+        refuseWhileAway(place.giveBack);
+        if (!place.leave()) {
           place.giveBack();
           attempt -= 1;
           continue;
         }
-        const { answer } = made;
+        const answer = await breaker.execute(() => call.make(provider, place.arrived)).finally(place.arrived);
         const used = call.used(answer, estimator);
         place.settle(used);
         count(1, used);

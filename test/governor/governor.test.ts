@@ -173,12 +173,41 @@ describe('a governed model', () => {
     expect((await say(models, 'alice')).content).not.toBe('');
   });
 
+  it('lets nobody wait for the one call that tries whether the provider is back', async () => {
+    const models = governor({ leaveAloneFor: 100 });
+    model.setBehaviour({ failNext: { status: 500, count: 5 }, delayMs: 300 });
+    await Promise.allSettled(Array.from({ length: 5 }, () => say(models, 'alice')));
+    await expect(say(models, 'alice')).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' });
+    const asked = model.recentRequests().length;
+    const [first, second] = await waitFor('the next try', async () => {
+      const both = await Promise.allSettled([say(models, 'alice'), say(models, 'bob')]);
+      return both.some(({ status }) => status === 'fulfilled') && both;
+    });
+    expect(first?.status).toBe('fulfilled');
+    expect(second).toMatchObject({ reason: { code: 'MODEL_UNAVAILABLE', retryAfter: 1 } });
+    expect(model.recentRequests()).toHaveLength(asked + 1);
+  });
+
   it('lets the fall-back model answer when the first fails', async () => {
     const models = governor({ fallback: null, url: 'http://127.0.0.1:9/v1' });
     expect((await say(models, 'alice')).content).not.toBe('');
     const asked = model.recentRequests().at(-1)?.body as { model: string };
     expect(asked.model).toBe('fall-back');
     await expect(embed(models, 'alice')).rejects.toMatchObject({ code: 'MODEL_UNAVAILABLE' });
+  });
+
+  it('lets the fall-back model answer when the first refuses for longer than a call may wait', async () => {
+    const models = governor({ fallback: null });
+    model.setBehaviour({ failNext: { status: 429, count: 1, retryAfterSeconds: 30 } });
+    expect((await say(models, 'alice')).content).not.toBe('');
+    expect(model.recentRequests().at(-1)).toMatchObject({ body: { model: 'fall-back' } });
+  });
+
+  it('lets the fall-back model answer when the first has no turn in time', async () => {
+    const models = governor({ fallback: null, limits: tight, waitTimeout: 200 });
+    const answers = [await say(models, 'alice'), await say(models, 'alice')];
+    expect(answers.map(({ content }) => content === '')).toEqual([false, false]);
+    expect(model.recentRequests().at(-1)).toMatchObject({ body: { model: 'fall-back' } });
   });
 
   it('asks once for equal embeddings of one user that are under way at once, and never shares between users', async () => {

@@ -69,6 +69,22 @@ describe('the measure of a document', () => {
   });
 });
 
+it.each([
+  { settings: { INTROSPECTION: 'true', FIELD_SUGGESTIONS: 'true' }, told: true },
+  { settings: { INTROSPECTION: 'false', FIELD_SUGGESTIONS: 'false' }, told: false },
+])('tells the schema and guesses names by policy only: $settings', async ({ settings, told }) => {
+  const service = await startTestService({ worker: false, environment: settings });
+  try {
+    const alice = await service.user('alice');
+    const schema = await alice.ask('{ __schema { queryType { name } } }');
+    expect(schema.data?.__schema.queryType.name === 'Query').toBe(told);
+    const { errors } = await alice.ask('{ viewer { ids } }');
+    expect(errors[0]?.message.includes('Did you mean "id"')).toBe(told);
+  } finally {
+    await service.stop();
+  }
+});
+
 describe('a hostile document', () => {
   let service: TestService;
   let alice: TestUser;

@@ -3,15 +3,23 @@ import { mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { startTestService, type TestService, type TestUser } from '../service.ts';
+import { createLog } from '../../src/adapters/log.ts';
+import { startApi } from '../../src/app.ts';
+import { readManifest } from '../../src/http-limits.ts';
+import { createTestUser, startTestService, type TestService, type TestUser } from '../service.ts';
 
 let service: TestService;
-afterEach(() => service.stop());
+let open = new AsyncDisposableStack();
+afterEach(async () => {
+  await open.disposeAsync();
+  open = new AsyncDisposableStack();
+});
 
 const viewer = '{ viewer { id } }';
 
 async function start(environment: Record<string, string>, redis = true): Promise<void> {
   service = await startTestService({ worker: false, redis, environment });
+  open.defer(() => service.stop());
 }
 
 describe.each([{ redis: true }, { redis: false }])('the limit of requests (Redis: $redis)', ({ redis }) => {
@@ -65,12 +73,9 @@ it('counts event streams by themselves, and a query that is answered as one as a
 it('counts a user over all processes', async () => {
   await start({ RATE_LIMIT_REQUESTS: '6' });
   const first = service;
-  const { startApi } = await import('../../src/app.ts');
-  const { createLog } = await import('../../src/adapters/log.ts');
   const second = await startApi(first.config, createLog({ level: 'silent' }));
   try {
     const alice = await first.user('alice');
-    const { createTestUser } = await import('../service.ts');
     const elsewhere: TestUser = createTestUser(second.url, 'alice', alice.token);
     const answers = [];
     for (let turn = 0; turn < 4; turn += 1) {
@@ -133,6 +138,38 @@ describe('many denied attempts', () => {
     expect(await time(() => denied(bob))).toBeLessThan(longest);
   });
 
+  it('are told in the log by their number and a hash, and not by who it was', async () => {
+    await start({ SLOW_AFTER_DENIALS: '3', TRUST_PROXY: 'true' });
+    const lines: string[] = [];
+    const log = createLog({ level: 'info', destination: { write: (line) => void lines.push(line) } });
+    const told = await startApi(service.config, log);
+    try {
+      const { token } = await service.user('alice');
+      const alice = createTestUser(told.url, 'alice', token);
+      const stranger = createTestUser(told.url, 'stranger', 'a.b.c');
+      const address = '203.0.113.77';
+      await Promise.all(Array.from({ length: 8 }, () => denied(alice)));
+      await Promise.all(Array.from({ length: 8 }, () => stranger.ask(viewer, {}, { 'x-forwarded-for': address })));
+      const slowed = lines.filter((line) => line.includes('answers are slowed')).map((line) => JSON.parse(line));
+      // The first, second and fourth beyond the limit of three.
+      expect(slowed.map(({ kind, denied: count }) => `${kind} ${count}`).toSorted()).toEqual([
+        'address 4',
+        'address 5',
+        'address 7',
+        'user 4',
+        'user 5',
+        'user 7',
+      ]);
+      expect(new Set(slowed.map(({ who }) => who)).size).toBe(2);
+      const [row] = await service.database.owner(`SELECT id, issuer FROM users WHERE subject = 'alice'`);
+      for (const personal of [String(row?.['id']), String(row?.['issuer']), 'alice', address, token, 'a.b.c']) {
+        expect(lines.filter((line) => line.includes(personal))).toEqual([]);
+      }
+    } finally {
+      await told.stop();
+    }
+  });
+
   it('without a valid token count for the address, whose good requests go on', async () => {
     await start({ SLOW_AFTER_DENIALS: '3', TRUST_PROXY: 'true' });
     const alice = await service.user('alice');
@@ -144,6 +181,23 @@ describe('many denied attempts', () => {
     expect(await time(() => from(address, 'a.b.c'))).toBeGreaterThan(longest);
     expect(await time(() => from(randomUUID(), 'a.b.c'))).toBeLessThan(longest);
     expect((await from(address, alice.token)).status).toBe(200);
+  });
+});
+
+describe('a manifest that is read', () => {
+  const operation = 'query Me { viewer { id } }';
+  it.each([
+    { form: 'ids with their documents', manifest: { one: operation } },
+    {
+      form: "that of Apollo's tools",
+      manifest: { format: 'apollo-persisted-query-manifest', operations: [{ id: 'one', body: operation }] },
+    },
+  ])('may have the form of $form', ({ manifest }) => {
+    expect([...readManifest(JSON.stringify(manifest))]).toEqual([['one', operation]]);
+  });
+
+  it.each(['[', '1', 'null', '{"one": 1}', '{"operations": [{"id": "one"}]}'])('may not be %s', (text) => {
+    expect(() => readManifest(text)).toThrow();
   });
 });
 

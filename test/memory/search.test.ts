@@ -1,11 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { rowId } from '../isolation/world.ts';
+import { scrape } from '../monitor/scrape.ts';
 import { addAgent, ingest, type MemoryScene, search, startMemoryScene } from './arrange.ts';
 
 let scene: MemoryScene;
 
 beforeAll(async () => {
-  scene = await startMemoryScene();
+  scene = await startMemoryScene({ environment: { METRICS_PORT: '0' } });
   await ingest(scene.user, scene.agentId, 'handbook', [
     {
       path: 'travel/trains.md',
@@ -99,6 +100,18 @@ describe('searching a memory', () => {
     ['other scripts', '列車 поезд قطار'],
   ])('takes %s for a question like any other', async (_what, query) => {
     expect((await search(scene.user, scene.agentId, query)).degraded).toBe(false);
+  });
+
+  it('asks the model as interactive work, and what is ingested is background work', async () => {
+    const waits = async (priority: string) =>
+      (await scrape(scene.service.api.monitorUrl)).get(
+        `retinue_model_wait_duration_seconds_count{priority="${priority}"}`,
+      ) ?? 0;
+    const [interactive, background] = [await waits('interactive'), await waits('background')];
+    await search(scene.user, scene.agentId, 'what is asked for the first time?');
+    expect([await waits('interactive'), await waits('background')]).toEqual([interactive + 1, background]);
+    await ingest(scene.user, scene.agentId, 'notes', [{ path: 'a.txt', content: 'A text that is new.' }]);
+    expect([await waits('interactive'), await waits('background')]).toEqual([interactive + 1, background + 1]);
   });
 
   it("counts what a question used as its user's, once for the same question", async () => {
