@@ -36,10 +36,11 @@ export interface ModelUse {
 /** Most days that can be asked for. */
 const mostDays = 90;
 
+// The agent may be deleted while its memory is searched; the tokens are used all the same.
 const insert = statement(`
   INSERT INTO model_usage
-    (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds, cost_micros)
-  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`);
+    (user_id, kind, agent_id, model, prompt_tokens, completion_tokens, duration_milliseconds, cost_micros)
+  VALUES ($1, $2, (SELECT id FROM agents WHERE user_id = $1 AND id = $3 FOR KEY SHARE), $4, $5, $6, $7, $8)`);
 const insertOfTask = statement(`
   INSERT INTO model_usage
     (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds, cost_micros)
@@ -64,7 +65,7 @@ export async function recordUse(operation: WriteOperation, agentId: string | nul
   const { kind, model, promptTokens, completionTokens, durationMilliseconds } = use;
   const cost = costOf(operation.terms, use);
   const tokens = [promptTokens, completionTokens];
-  await operation.query(insert, [operation.userId, kind, agentId, null, model, ...tokens, durationMilliseconds, cost]);
+  await operation.query(insert, [operation.userId, kind, agentId, model, ...tokens, durationMilliseconds, cost]);
 }
 
 /** Model calls by day and model, newest day first. @throws DomainError BAD_USER_INPUT */

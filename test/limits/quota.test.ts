@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
@@ -236,6 +237,19 @@ describe('the record of model use', () => {
     ]);
     const { errors } = await user.ask('{ viewer { usage { days(days: 91) { day } } } }');
     expect(errors[0]?.extensions).toEqual({ code: 'BAD_USER_INPUT', field: 'days' });
+  });
+
+  it('counts what was done for an agent that is gone by then', async () => {
+    const { user, id } = await newcomer();
+    const use = {
+      kind: 'EMBEDDING' as const,
+      model: 'e',
+      promptTokens: 7,
+      completionTokens: 0,
+      durationMilliseconds: 1,
+    };
+    await asUser(id, (operation) => operation.write((write) => recordUse(write, randomUUID(), use)));
+    expect(await usage(user, 'TOKENS_PER_DAY')).toMatchObject({ used: 7 });
   });
 
   it('shows what is left of the limits by the minute', async () => {
