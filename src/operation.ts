@@ -6,7 +6,7 @@ import { type Database, type Statement, sqlState, type Transaction } from './ada
 import type { PrismaTransaction } from './adapters/prisma.ts';
 import type { Channel } from './adapters/redis.ts';
 import { DomainError } from './errors.ts';
-import { appendEvents, type NewEvent, publishEvents } from './outbox.ts';
+import { appendEvents, type NewEvent, publishEvents, type StoredEvent } from './outbox.ts';
 import { defaultTerms, type Terms } from './terms.ts';
 
 export type AfterCommit = (channel: Channel) => void;
@@ -37,6 +37,11 @@ export interface ReadOperation {
 /** What a service function needs to change something: one transaction, its events, and what may follow its commit. */
 export interface WriteOperation extends ReadOperation {
   readonly origin: Origin;
+  /**
+   * The last statement of the work. The commit travels with it, so that both take one trip: when the rows are there they are
+   * committed, whatever the work then comes to. Nothing can be written or emitted behind it.
+   */
+  queryAndCommit<Row extends Record<string, unknown>>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
   /** Writes an event in this transaction's commit and tells live readers after it. */
   emit(event: NewEvent): void;
   /** Runs after the commit, and not at all when there is none. It must not throw and is not waited for. */
@@ -122,6 +127,12 @@ async function runWrite<Result>(
     const events: NewEvent[] = [];
     const hooks: AfterCommit[] = [];
     const loaders = new Map<unknown, Loader>();
+    let committed: Promise<StoredEvent[]> | undefined;
+    // One trip for both: after a failed append the commit is a rollback, and the first fault is the one to report.
+    const commit = async (): Promise<StoredEvent[]> => {
+      const [stored] = await Promise.all([appendEvents(transaction, userId, events), transaction.commit()]);
+      return stored;
+    };
     const operation: WriteOperation = {
       userId,
       origin,
@@ -130,13 +141,22 @@ async function runWrite<Result>(
       query: (prepared, values) => transaction.query(prepared, values),
       prisma: async (prismaWork) => prismaWork(await transaction.prisma()),
       load: (batch, key, cacheKey) => loadBatched(operation, loaders, batch, key, cacheKey),
-      emit: (event) => void events.push(event),
+      queryAndCommit: async (prepared, values) => {
+        const rows = transaction.query(prepared, values);
+        committed = commit();
+        return (await Promise.all([rows, committed]))[0];
+      },
+      emit: (event) => {
+        if (committed !== undefined) {
+          throw new Error('the transaction is committed: an event would be lost');
+        }
+        events.push(event);
+      },
       afterCommit: (hook) => void hooks.push(hook),
     };
     try {
       const result = await work(operation);
-      // One trip for both: after a failed append the commit is a rollback, and the first fault is the one to report.
-      const [stored] = await Promise.all([appendEvents(transaction, userId, events), transaction.commit()]);
+      const stored = await (committed ?? commit());
       publishEvents(resources.channel, userId, stored);
       for (const hook of hooks) {
         hook(resources.channel);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { statement } from '../src/adapters/postgres.ts';
-import type { Operation } from '../src/operation.ts';
+import type { Operation, WriteOperation } from '../src/operation.ts';
 import { startTestQueue, type TestQueue } from './queue/arrange.ts';
 
 let queue: TestQueue;
@@ -64,5 +64,56 @@ describe('reads of one operation', () => {
     );
     expect(await count()).toBe(before + 1);
     await release();
+  });
+});
+
+describe('a write that commits with its last statement', () => {
+  const instruct = statement<{ id: string }>(`UPDATE agents SET instructions = $2 WHERE user_id = $1 RETURNING id`);
+  const instructions = async () => {
+    const rows = await queue.database.owner('SELECT DISTINCT instructions FROM agents WHERE user_id = $1', [userId]);
+    return rows.map((row) => row['instructions']);
+  };
+  beforeAll(() => queue.addAgent(userId));
+
+  it('stores its events in the same commit, and runs its hooks after it', async () => {
+    let seen: unknown;
+    await operation.write(async (write) => {
+      write.emit({ type: 'task_skipped', sessionId: null, taskId: userId });
+      const [row] = await write.queryAndCommit(instruct, [userId, 'at once']);
+      expect([row === undefined, await instructions()]).toEqual([false, ['at once']]);
+      write.afterCommit(() => {
+        seen = 'hook';
+      });
+    });
+    expect(seen).toBe('hook');
+    expect((await queue.events(userId)).map(({ type }) => type)).toEqual(['task_skipped']);
+  });
+
+  it('stores nothing when the statement fails, and reports its fault', async () => {
+    const failing = statement(`UPDATE agents SET instructions = (1 / $2::int)::text WHERE user_id = $1`);
+    const before = await instructions();
+    const events = await queue.events(userId);
+    const writing = operation.write(async (write) => {
+      await write.query(instruct, [userId, 'never']);
+      write.emit({ type: 'task_skipped', sessionId: null, taskId: userId });
+      await write.queryAndCommit(failing, [userId, 0]);
+    });
+    await expect(writing).rejects.toMatchObject({ code: '22012' });
+    expect([await instructions(), await queue.events(userId)]).toEqual([before, events]);
+  });
+
+  it.each([
+    ['a statement', (write: WriteOperation) => write.query(instruct, [userId, 'late']).then(() => undefined)],
+    [
+      'an event',
+      async (write: WriteOperation) => write.emit({ type: 'task_skipped', sessionId: null, taskId: userId }),
+    ],
+  ])('refuses %s behind it', async (_what, late) => {
+    const writing = operation.write(async (write) => {
+      await write.queryAndCommit(instruct, [userId, 'in time']);
+      await late(write);
+    });
+    await expect(writing).rejects.toThrow(/the transaction (has ended|is committed)/);
+    expect(await instructions()).toEqual(['in time']);
   });
 });

@@ -45,6 +45,8 @@ export interface Producer {
   unfinished(): Promise<number>;
   /** Removes all tasks. No worker works meanwhile. */
   clear(): Promise<void>;
+  /** Lets a user run as many tasks as there are slots, or no more than as shipped. Only of an engine with such a limit. */
+  setUserLimit?(isLifted: boolean): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -196,9 +196,11 @@ function openTransaction(
     }
     ended = true;
     try {
-      await binding?.then((bound) => bound.finish());
-      await begun;
-      const result = await client.query(command);
+      if (binding !== undefined) {
+        await (await binding).finish();
+      }
+      // It follows whatever is on its way without waiting for it; the server takes one after the other.
+      const [, result] = await Promise.all([begun, client.query(command)]);
       if (command === 'COMMIT' && result.command !== 'COMMIT') {
         // Postgres answers COMMIT of a failed transaction with ROLLBACK and no error.
         throw new Error('the transaction had failed and was rolled back');

@@ -11,7 +11,7 @@ const putBack = statement<{ released: number }>(
   `SELECT queue.put_back($1, $2::uuid[], $3::integer[], true) AS released`,
 );
 const complete = statement<{ taskId: string }>(
-  `SELECT task_id AS "taskId" FROM queue.complete($1, $2::uuid[], $3::integer[])`,
+  `SELECT task_id AS "taskId" FROM queue.complete($1, $2::uuid[], $3::integer[], $4)`,
 );
 const rescue = statement<{ rescued: number }>(
   `SELECT queue.rescue(make_interval(secs => $1::float8 / 1000), $2) AS rescued`,
@@ -62,18 +62,22 @@ export async function beat(database: Database, workerId: string, running: readon
 }
 
 /**
- * Completes attempts of one worker at once, over all users, for tasks that tell nobody of their end.
- * @returns ids of tasks that could not be ended so and still run: someone holds their lane for now, or waits for them
+ * Completes attempts of one worker at once, for tasks that tell nobody of their end: over all users without waiting, or of
+ * the given user alone, whose locks it waits for.
+ * @returns ids of tasks that could not be ended so and still run: others wait for them, or someone holds what it would not
+ * wait for
  */
 export async function completeAttempts(
   database: Database,
   workerId: string,
   attempts: readonly Attempt[],
+  waitingUserId: string | null = null,
 ): Promise<ReadonlySet<string>> {
   const left = await database.query(complete, [
     workerId,
     attempts.map((attempt) => attempt.taskId),
     attempts.map((attempt) => attempt.attempt),
+    waitingUserId,
   ]);
   return new Set(left.map(({ taskId }) => taskId));
 }

@@ -1,7 +1,7 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError, type ErrorCode } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
-import type { WriteOperation } from '../operation.ts';
+import type { Operation, WriteOperation } from '../operation.ts';
 import { abortRuns, wakeWorkers } from './signal.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
@@ -152,28 +152,29 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
 }
 
 /**
- * Adds a job, which stands in no session and waits for no task, to a lane in one statement: first in the caller's
- * transaction, as it locks the lane.
+ * Adds a job, which stands in no session and waits for no task, to a lane: in a transaction of its own, in one trip.
  * @returns its id, or null when the caller owns no such lane
  * @throws DomainError AGENT_QUEUE_FULL
  */
-export async function enqueueJob(
-  operation: WriteOperation,
+export function enqueueJob(
+  operation: Operation,
   job: { kind: string; laneId: string; input?: Record<string, unknown> },
   field: string,
 ): Promise<string | null> {
-  const input = JSON.stringify(job.input ?? {});
-  const { requestId, traceparent } = operation.origin;
-  const values = [operation.userId, job.laneId, job.kind, input, requestId, traceparent];
-  const [row] = await operation.query(insertJob, values);
-  if (row === undefined) {
-    return null;
-  }
-  if (row.id === null) {
-    throw queueFull(row.limit, field);
-  }
-  operation.afterCommit(wakeWorkers);
-  return row.id;
+  return operation.write(async (write) => {
+    const input = JSON.stringify(job.input ?? {});
+    const { requestId, traceparent } = write.origin;
+    const values = [write.userId, job.laneId, job.kind, input, requestId, traceparent];
+    const [row] = await write.queryAndCommit(insertJob, values);
+    if (row === undefined) {
+      return null;
+    }
+    if (row.id === null) {
+      throw queueFull(row.limit, field);
+    }
+    write.afterCommit(wakeWorkers);
+    return row.id;
+  });
 }
 
 /** Locks the lanes of tasks: first in a transaction that changes their states beside other rows. */

@@ -1,7 +1,7 @@
 import DataLoader from 'dataloader';
 import type { Database } from '../adapters/postgres.ts';
 import type { Operation } from '../operation.ts';
-import { type Attempt, completeAttempts } from '../queue/claim.ts';
+import { completeAttempts } from '../queue/claim.ts';
 import { type Claim, endAttempt } from '../queue/task.ts';
 import { failJob, openAttempt } from '../services/attempt.ts';
 import { runAttempt } from './run-attempt.ts';
@@ -27,23 +27,52 @@ export type JobHandler = (job: Job) => Promise<void>;
 /** Ends attempts that are done. @returns false for one that must be ended by itself */
 export type CompleteJob = (claim: Claim) => Promise<boolean>;
 
-/** Most attempts that one statement ends; none of them waits for a lock. */
+/** Most attempts that one statement ends. */
 const largestBatch = 200;
 
-/** Ends a worker's jobs in batches: all that were done while the batch before was on its way. */
+/**
+ * Ends a worker's jobs in batches: all that were done while the batch before was on its way. The batch of all users waits
+ * for no lock. What it leaves is ended by user, each of whom waits for its own locks only.
+ */
 export function createJobCompletion(database: Database, workerId: string): CompleteJob {
-  let previous: Promise<unknown> = Promise.resolve();
-  const complete = async (attempts: readonly Attempt[]): Promise<boolean[]> => {
-    const work = completeAttempts(database, workerId, attempts);
-    previous = work.catch(() => undefined);
-    const left = await work;
-    return attempts.map(({ taskId }) => !left.has(taskId));
+  const completeAtOnce = createBatches((claims) => completeAttempts(database, workerId, claims));
+  const byUser = new Map<string, { complete: CompleteJob; open: number }>();
+  const completeWaiting = async (claim: Claim): Promise<boolean> => {
+    const { userId } = claim;
+    const batches = byUser.get(userId) ?? {
+      complete: createBatches((claims) => completeAttempts(database, workerId, claims, userId)),
+      open: 0,
+    };
+    byUser.set(userId, batches);
+    batches.open += 1;
+    try {
+      return await batches.complete(claim);
+    } finally {
+      batches.open -= 1;
+      if (batches.open === 0) {
+        byUser.delete(userId);
+      }
+    }
   };
-  const loader = new DataLoader<Attempt, boolean>(complete, {
-    cache: false,
-    maxBatchSize: largestBatch,
-    batchScheduleFn: (dispatch) => void previous.then(() => setImmediate(dispatch)),
-  });
+  return async (claim) => (await completeAtOnce(claim)) || (await completeWaiting(claim));
+}
+
+/** Gathers what is to be ended while the batch before is on its way. @param complete tells which tasks it left */
+function createBatches(complete: (claims: readonly Claim[]) => Promise<ReadonlySet<string>>): CompleteJob {
+  let previous: Promise<unknown> = Promise.resolve();
+  const loader = new DataLoader<Claim, boolean>(
+    async (claims) => {
+      const work = complete(claims);
+      previous = work.catch(() => undefined);
+      const left = await work;
+      return claims.map(({ taskId }) => !left.has(taskId));
+    },
+    {
+      cache: false,
+      maxBatchSize: largestBatch,
+      batchScheduleFn: (dispatch) => void previous.then(() => setImmediate(dispatch)),
+    },
+  );
   return (claim) => loader.load(claim);
 }
 

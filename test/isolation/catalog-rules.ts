@@ -70,6 +70,8 @@ export const engineReads: Record<string, readonly string[]> = {
   tasks: [
     ...['user_id', 'id', 'kind', 'lane_id', 'session_id', 'state', 'session_order', 'attempt', 'crashes', 'worker_id'],
     ...['due_at', 'started_at'],
+    // Where a row stands: a claim changes what it has locked without looking for it again.
+    'ctid',
   ],
   task_dependencies: ['user_id', 'parent_id'],
   users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
@@ -117,6 +119,9 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   // Each chunk has a word that only its memory's chunks have, and every search asks for that word too.
   'memory_chunks_words_idx',
 ]);
+
+/** What such functions may set beside what they must: how plans are made, and nothing that decides what is seen. */
+export const allowedSettings = /^(search_path=|plan_cache_mode=force_generic_plan$|enable_(seqscan|sort)=off$)/;
 
 /** Functions that run with their owner's rights: whose they are and who may call them. */
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import {
+  allowedSettings,
   engineReads,
   engineTables,
   engineWrites,
@@ -279,7 +280,7 @@ async function auditDefiners(client: Client): Promise<string[]> {
       ...(owner === expectedOwner ? [] : [`${name}: runs as ${owner}`]),
       ...(settings?.includes('search_path=pg_catalog, public, pg_temp') ? [] : [`${name}: has no fixed search_path`]),
       ...(settings ?? [])
-        .filter((setting) => !/^(search_path=|plan_cache_mode=force_generic_plan$)/.test(setting))
+        .filter((setting) => !allowedSettings.test(setting))
         .map((setting) => `${name}: sets ${setting}`),
       ...callers
         .filter((caller) => expectedCallers?.includes(caller) !== true)

@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Database } from '../../src/adapters/postgres.ts';
 import { createOperation } from '../../src/operation.ts';
-import { claimTasks } from '../../src/queue/claim.ts';
+import { claimTasks, completeAttempts } from '../../src/queue/claim.ts';
 import { type Claim, endAttempt } from '../../src/queue/task.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
 import { auditContinuously, auditCounts } from './audit.ts';
@@ -73,6 +73,22 @@ describe('the order of claims', () => {
     expect(order).toEqual([2, 0, 4, 3, 1, 5].flatMap((place) => tasks[place] ?? []));
   });
 
+  it("fills the user's lanes served least recently first, when one claim takes from several", async () => {
+    const user = await queue.addUser();
+    const lanes: string[][] = [];
+    for (const secondsAgo of [10, 30, 20]) {
+      const agent = await queue.addAgent(user);
+      lanes.push(await queue.addTasks(user, [agent], 5));
+      await served('lanes', agent, secondsAgo);
+    }
+    const claimed = new Set(tasksOf(await queue.claim(worker, 7)));
+    expect(lanes.map((tasks) => tasks.map((task) => Number(claimed.has(task))))).toEqual([
+      [1, 0, 0, 0, 0],
+      [1, 1, 1, 0, 0],
+      [1, 1, 1, 0, 0],
+    ]);
+  });
+
   it('takes the oldest task of the lane', async () => {
     const user = await queue.addUser();
     const agent = await queue.addAgent(user);
@@ -113,6 +129,29 @@ describe('the order of claims', () => {
     await queue.addTasks(heavy, await Promise.all(Array.from({ length: 4 }, () => queue.addAgent(heavy))), 20);
     expect(tally(usersOf(await queue.claim(worker, 10)))).toEqual([9, 1]);
   });
+});
+
+it('reads no more of a flood than it takes, also by a plan that was made when there was nothing to read', async () => {
+  const pool = queue.openPool(1);
+  const user = await queue.addUser();
+  const agents = await Promise.all(Array.from({ length: 10 }, () => queue.addAgent(user)));
+  await queue.database.owner('VACUUM (ANALYZE) tasks');
+  await queue.addTasks(user, agents, 1);
+  await completeAttempts(pool, worker, await claimTasks(pool, worker, 20, ['AGENT_RUN']));
+  await queue.addTasks(user, agents, 3_000);
+  const read = async (): Promise<number> => {
+    await pool.query({ name: 'flush', text: 'SELECT pg_stat_force_next_flush()' });
+    const [row] = await queue.database.owner(
+      `SELECT (seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'tasks'))::int AS read
+       FROM pg_stat_user_tables WHERE relname = 'tasks'`,
+    );
+    return Number(row?.['read']);
+  };
+  const before = await read();
+  const claims = await claimTasks(pool, worker, 20, ['AGENT_RUN']);
+  expect(claims).toHaveLength(20);
+  expect([...(await completeAttempts(pool, worker, claims))]).toEqual([]);
+  expect((await read()) - before).toBeLessThan(300);
 });
 
 describe('the limits of claims', () => {

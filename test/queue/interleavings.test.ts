@@ -70,8 +70,8 @@ const faults: Fault[] = [
   {
     fault: 'a claim that forgets the limit of the user',
     of: 'queue.claim(uuid,integer,text[])',
-    from: 'tenants.max_running - tenants.running,',
-    to: '',
+    from: 'least(share, tenants.max_running - tenants.running)',
+    to: 'share',
     shownBy: [[add(2), add(2), add(2)], [claim(0, 4)]],
   },
   {

@@ -18,7 +18,7 @@ beforeEach(async () => {
 afterAll(() => queue?.stop());
 
 const add = (user: string, laneId: string) =>
-  queue.operation(user).write((write) => enqueueJob(write, { kind: 'AGENT_RUN', laneId, input: { size: 1 } }, 'agent'));
+  enqueueJob(queue.operation(user), { kind: 'AGENT_RUN', laneId, input: { size: 1 } }, 'agent');
 const complete = (claims: readonly Claim[]) => completeAttempts(queue.resources.database, worker, claims);
 const statesOf = (claims: readonly Claim[]) => queue.states(claims.map(({ taskId }) => taskId));
 
@@ -88,6 +88,20 @@ describe('attempts that end at once', () => {
     await promise;
     await holding;
     expect(await statesOf([held as Claim, free as Claim])).toEqual(['RUNNING', 'COMPLETED']);
+  });
+
+  it('wait for the locks of a user who is named, and leave those of others alone', async () => {
+    const [held, other] = (await claimOfEach(2)) as [Claim, Claim];
+    const { completing } = await queue.operation(held.userId).write(async (write) => {
+      await write.query({ name: 'hold', text: 'SELECT id FROM lanes WHERE user_id = $1 FOR UPDATE' }, [write.userId]);
+      const waiting = completeAttempts(queue.resources.database, worker, [held, other], held.userId);
+      await queue.untilBlocked(1);
+      expect(await statesOf([held, other])).toEqual(['RUNNING', 'RUNNING']);
+      return { completing: waiting };
+    });
+    expect([...(await completing)]).toEqual([other.taskId]);
+    expect(await statesOf([held, other])).toEqual(['COMPLETED', 'RUNNING']);
+    expect(await auditCounts(queue.database)).toEqual([]);
   });
 
   it('are not those of an attempt that is no longer the newest: these change nothing', async () => {
