@@ -124,3 +124,32 @@ it('pauses all processes when one of them is told to', async () => {
   await waitFor('its end', async () => (await ask(other)).granted.length > 0);
   expect(performance.now() - paused).toBeGreaterThan(600);
 });
+
+it('tells Redis, when it is back, of calls that arrived while it was away', async () => {
+  let now = 1_000_000_000;
+  let isAway = false;
+  const name = randomUUID();
+  const store = await connect(inject('redisUrl') ?? '');
+  const shared = createBudgetStore(store, name, { ...limits, constants: shareConstants }, () => now);
+  const engine = createBudgetEngine({
+    limits,
+    process: randomUUID(),
+    now: () => now,
+    store: { ...shared, ready: () => !isAway && shared.ready() },
+    newEpoch: randomUUID,
+  });
+  /** Requests by slot, as Redis counts them. */
+  const counted = async (): Promise<Record<string, string>> => {
+    const slots = Object.entries(await store.redis.hgetall(`retinue:{budget:${name}}:slots`));
+    return Object.fromEntries(slots.filter(([field, value]) => field.startsWith('r') && Number(value) > 0));
+  };
+  const { slot } = await engine.acquire([{ userId: 'a', background: false, tokens: 10 }]);
+  expect(await counted()).toEqual({ [`r${slot}`]: '1' });
+  isAway = true;
+  now += 1_000;
+  const later = await engine.arrive({ slot, tokens: 10 });
+  isAway = false;
+  await engine.acquire([]);
+  expect(later).toBeGreaterThan(slot);
+  expect(await counted()).toEqual({ [`r${later}`]: '1' });
+});
