@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { createLocalJWKSet, errors, type JWK, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import { LRUCache } from 'lru-cache';
 import { createKeySet, type KeySetOptions } from './adapters/key-set.ts';
@@ -21,6 +22,13 @@ export interface AuthenticatorOptions {
 /** Turns the value of an Authorization header into a principal. @throws DomainError UNAUTHENTICATED, SERVICE_BUSY */
 export type Authenticate = (authorization: string | null) => Promise<Principal>;
 
+/** What a token that was found right says. */
+interface Verified {
+  subject: string;
+  /** In milliseconds since the epoch. */
+  expiresAt: number;
+}
+
 /** Only signatures by key pair: a shared secret could be guessed, and "none" is no signature. */
 const algorithms = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'];
 const longestToken = 16_384;
@@ -28,6 +36,8 @@ const longestToken = 16_384;
 const subjectPattern = /^[^\0]{1,255}$/;
 /** Identities whose user is known. The pair never changes, so that the time limit only bounds memory of idle users. */
 const knownUsers = { max: 50_000, ttl: 3_600_000 };
+/** Tokens whose signature was found right: a client sends the same one again and again. The time bounds what a withdrawn key is worth. */
+const knownTokens = { max: 50_000, ttl: 60_000 };
 
 /**
  * Verifies tokens by the identity provider's key set, which is fetched once, cached, and fetched again when a token
@@ -36,6 +46,21 @@ const knownUsers = { max: 50_000, ttl: 3_600_000 };
 export function createAuthenticator(options: AuthenticatorOptions): Authenticate {
   const getKey = createKeySource(options.keys);
   const users = new LRUCache<string, Promise<string>>(knownUsers);
+  const tokens = new LRUCache<string, Verified>({
+    ...knownTokens,
+    ttl: 'url' in options.keys ? Math.min(knownTokens.ttl, options.keys.maxAge) : knownTokens.ttl,
+  });
+
+  const verifyOnce = async (token: string): Promise<Verified> => {
+    const digest = createHash('sha256').update(token).digest('base64');
+    const known = tokens.get(digest);
+    if (known !== undefined && known.expiresAt > Date.now()) {
+      return known;
+    }
+    const verified = await verify(token, getKey, options);
+    tokens.set(digest, verified);
+    return verified;
+  };
 
   const findUser = (issuer: string, subject: string): Promise<string> => {
     const identity = JSON.stringify([issuer, subject]);
@@ -52,7 +77,7 @@ export function createAuthenticator(options: AuthenticatorOptions): Authenticate
 
   return async (authorization) => {
     const token = readBearer(authorization);
-    const { subject, expiresAt } = await verify(token, getKey, options);
+    const { subject, expiresAt } = await verifyOnce(token);
     return { userId: await findUser(options.issuer, subject), expiresAt };
   };
 }
@@ -72,11 +97,7 @@ function readBearer(authorization: string | null): string {
   return match[1];
 }
 
-async function verify(
-  token: string,
-  getKey: JWTVerifyGetKey,
-  options: AuthenticatorOptions,
-): Promise<{ subject: string; expiresAt: number }> {
+async function verify(token: string, getKey: JWTVerifyGetKey, options: AuthenticatorOptions): Promise<Verified> {
   try {
     const { payload } = await jwtVerify(token, getKey, {
       issuer: options.issuer,

@@ -24,12 +24,13 @@ export async function residentMemory(server: QdrantServer): Promise<number> {
   return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN) / 1_024;
 }
 
-/** Megabytes that files below a folder take. */
+/** Megabytes that files below a folder take. What is written meanwhile comes and goes. */
 export async function diskUse(folder: string): Promise<number> {
   let bytes = 0;
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
     if (entry.isFile()) {
-      bytes += (await stat(join(entry.parentPath, entry.name))).blocks * 512;
+      const found = await stat(join(entry.parentPath, entry.name)).catch(() => null);
+      bytes += (found?.blocks ?? 0) * 512;
     }
   }
   return bytes / 2 ** 20;

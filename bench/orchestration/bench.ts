@@ -14,6 +14,8 @@ const goals: Readonly<Record<Mode, number>> = { direct: 50, orchestrated: 150 };
 const fewestMessages = 20;
 /** Each sender sends this often at least: the first message finds nobody else at work yet. */
 const fewestEach = 2;
+/** Bursts before the first measurement of a mode: a service that runs for days has its connections and its code warm. */
+const warmUps = 8;
 
 interface Place {
   readonly users: readonly BenchUser[];
@@ -64,7 +66,9 @@ async function run(options: BenchOptions): Promise<Measured> {
   const place: Place = { users, model, recorder: new Recorder(), seconds: options.seconds };
   options.log('Warming up…');
   for (const mode of modes) {
-    await measure({ ...place, recorder: new Recorder(), seconds: 1 }, mode, 10);
+    for (let times = 0; times < warmUps; times += 1) {
+      await measureBurst({ ...place, recorder: new Recorder() }, mode);
+    }
   }
   const turns = modes.flatMap((mode) => levels.map((atOnce) => ({ mode, atOnce })));
   await inTurns(options.rounds, turns, async ({ mode, atOnce }, round) => {

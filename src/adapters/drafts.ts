@@ -36,8 +36,9 @@ function piecesKey(owner: string, name: string): string {
 
 /** Drafts in Redis: a hash of what there is and a list of pieces each, whose names hold the owner. */
 export function createDrafts(redis: Redis, log: Log): Drafts {
-  const run = (commands: ReturnType<Redis['multi']>): void => {
-    commands.exec().catch((error: Error) => log.warn({ reason: error.message }, 'draft not kept'));
+  // The connection sends what is asked in one turn as one packet, with the live message that follows.
+  const run = (...commands: Promise<unknown>[]): void => {
+    Promise.all(commands).catch((error: Error) => log.warn({ reason: error.message }, 'draft not kept'));
   };
   return {
     add: (owner, { name, about, piece, first }) => {
@@ -45,15 +46,15 @@ export function createDrafts(redis: Redis, log: Log): Drafts {
         return;
       }
       const key = piecesKey(owner, name);
-      const commands = redis.multi();
+      const index = indexKey(owner);
       if (first) {
-        commands.del(key).hset(indexKey(owner), name, JSON.stringify(about));
+        run(redis.del(key), redis.hset(index, name, JSON.stringify(about)));
       }
-      run(commands.rpush(key, JSON.stringify(piece)).pexpire(key, life).pexpire(indexKey(owner), life));
+      run(redis.rpush(key, JSON.stringify(piece)), redis.pexpire(key, life), redis.pexpire(index, life));
     },
     forget: (owner, name) => {
       if (redis.status === 'ready') {
-        run(redis.multi().del(piecesKey(owner, name)).hdel(indexKey(owner), name));
+        run(redis.del(piecesKey(owner, name)), redis.hdel(indexKey(owner), name));
       }
     },
     read: async (owner) => {

@@ -50,6 +50,8 @@ function redisChannel(url: string, log: Log): Channel {
       ...(purpose === 'subscriber' ? {} : { commandTimeout: 5_000 }),
       // A publisher must not pile up messages while Redis is away: they are in the log anyway.
       enableOfflineQueue: purpose === 'subscriber',
+      // Commands of one turn go out as one packet.
+      enableAutoPipelining: purpose === 'publisher',
       // The check asks INFO, which a connection in subscriber mode refuses.
       enableReadyCheck: purpose !== 'subscriber',
       maxRetriesPerRequest: purpose === 'subscriber' ? null : 0,

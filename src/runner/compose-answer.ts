@@ -1,5 +1,5 @@
 import { forgetDeltas } from '../outbox.ts';
-import { saveModelStep } from '../services/agent-run.ts';
+import type { NewModelStep } from '../services/agent-run.ts';
 import { completePlan, loadComposing } from '../services/composing.ts';
 import { askModel } from './ask-model.ts';
 import type { TaskRun } from './run-task.ts';
@@ -19,6 +19,7 @@ export async function composeAnswer(run: TaskRun): Promise<void> {
 async function takeSteps(run: TaskRun): Promise<void> {
   const { operation, claim, resources } = run;
   const context = await loadComposing(operation.read, run.task);
+  let step: NewModelStep | null = null;
   let content = context.steps.at(-1)?.output.content;
   if (content === undefined) {
     const composition = planAnswer(context);
@@ -30,8 +31,7 @@ async function takeSteps(run: TaskRun): Promise<void> {
         { ...voice, addEnd: composition.addEnd },
         { position: 1, messages: composition.messages },
       );
-      // Stored before the answer is, so that a crash in between asks no model twice.
-      await operation.write((write) => saveModelStep(write, claim, { position: 1, output, startedAt }));
+      step = { position: 1, output, startedAt };
       content = output.content;
     } else {
       content = composition.content;
@@ -39,5 +39,5 @@ async function takeSteps(run: TaskRun): Promise<void> {
   }
   const answer = content;
   await run.progress.end();
-  await operation.write((write) => completePlan(write, claim, context, answer));
+  await operation.write((write) => completePlan(write, claim, context, answer, step));
 }

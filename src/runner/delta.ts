@@ -6,9 +6,9 @@ export interface DeltaWriter {
 }
 
 /** Milliseconds that text may wait for more: below what an eye notices, far fewer messages than tokens. */
-const flushInterval = 20;
+const flushInterval = 40;
 
-/** The first piece goes out at once; later ones at most every 20 ms. */
+/** The first piece goes out at once; later ones at most every 40 ms. */
 export function createDeltaWriter(send: (offset: number, text: string) => void): DeltaWriter {
   let offset = 0;
   let waiting = '';

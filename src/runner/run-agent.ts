@@ -1,6 +1,12 @@
 import { forgetDeltas } from '../outbox.ts';
 import { callInput } from '../services/agent-call.ts';
-import { type AgentRun, completeAgentRun, loadAgentRun, saveModelStep } from '../services/agent-run.ts';
+import {
+  type AgentRun,
+  completeAgentRun,
+  loadAgentRun,
+  type NewModelStep,
+  saveModelStep,
+} from '../services/agent-run.ts';
 import type { NewApproval } from '../services/approval.ts';
 import { suspendAttempt } from '../services/attempt.ts';
 import type { MemoryIndex } from '../services/memory-search.ts';
@@ -36,6 +42,8 @@ interface Conversation {
   known: AgentRun;
   /** What the agent's memory has to say to the message. */
   excerpts: readonly Excerpt[];
+  /** The model's last answer, when it is to be saved with the end of the task. */
+  unsaved: NewModelStep | null;
   /** Calls of this attempt whose results come from elsewhere, by their places. */
   away: Map<number, ToolResultPendingError>;
 }
@@ -63,7 +71,7 @@ async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> 
   const findFault = options.toolArguments.findFault;
   const { maxTurns } = options;
   const away = new Map<number, ToolResultPendingError>();
-  const conversation: Conversation = { run, options, known, excerpts, away };
+  const conversation: Conversation = { run, options, known, excerpts, unsaved: null, away };
   // Each round stores a step that the next one builds on, and turns are bounded: so it ends.
   for (;;) {
     const places = new Set(away.keys());
@@ -83,15 +91,22 @@ async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> 
   }
 }
 
-async function letModelAnswer({ run, known, excerpts }: Conversation, step: StepTo<'ask-model'>): Promise<void> {
-  const { position, tools } = step;
-  const messages = withExcerpts(step.messages, excerpts);
+async function letModelAnswer(conversation: Conversation, next: StepTo<'ask-model'>): Promise<void> {
+  const { run, known, excerpts } = conversation;
+  const { position, tools } = next;
+  const messages = withExcerpts(next.messages, excerpts);
   const { model, temperature } = known.agent;
   const startedAt = run.resources.clock.now();
   // A task of a plan has no message of its own: its result is a part of the plan's answer.
   const voice = { model, temperature, isMessage: known.assignment === null, tools, turn: known.steps.length };
   const output = await askModel(run, voice, { position, messages });
-  await run.operation.write((write) => saveModelStep(write, run.claim, { position, output, startedAt }));
+  const step = { position, output, startedAt };
+  if ((output.toolCalls ?? []).length === 0 && !known.agent.memoryConversations) {
+    // Nothing begins between this answer and the end of the task: one commit stores both.
+    conversation.unsaved = step;
+  } else {
+    await run.operation.write((write) => saveModelStep(write, run.claim, step));
+  }
   known.steps.push({ position, output });
 }
 
@@ -198,11 +213,11 @@ function approvalTimeoutOf({ approvalTimeoutSeconds: seconds }: AgentRun['agent'
   return seconds === null ? null : seconds * 1_000;
 }
 
-async function finish({ run, known }: Conversation, content: string): Promise<void> {
+async function finish({ run, known, unsaved }: Conversation, content: string): Promise<void> {
   await rememberExchange(run, known, content);
   const hasOpenApprovals = known.approvals.some(({ state }) => state === 'PENDING');
   await run.progress.end();
-  await run.operation.write((write) =>
-    completeAgentRun(write, run.claim, content, hasOpenApprovals, callInput(run.task)?.callerTaskId),
-  );
+  const callerTaskId = callInput(run.task)?.callerTaskId ?? null;
+  const end = { step: unsaved, hasOpenApprovals, callerTaskId };
+  await run.operation.write((write) => completeAgentRun(write, run.claim, content, end));
 }

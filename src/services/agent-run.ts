@@ -42,6 +42,8 @@ export interface ModelStep {
   output: ModelOutput;
 }
 
+export type NewModelStep = ModelStep & { startedAt: Date };
+
 export interface ModelOutput {
   content: string;
   /** Tools that the model wants called. */
@@ -91,24 +93,20 @@ export function loadSteps(operation: ReadOperation, taskId: string): Promise<Mod
 }
 
 /**
- * Saves the model's answer as a step. It stands before the answer is stored, so that a crash in between asks no model twice.
+ * Saves the model's answer as a step. It stands before what follows from it begins, so that a crash in between asks no
+ * model twice.
  * @throws StaleAttemptError
  */
-export async function saveModelStep(
-  operation: WriteOperation,
-  claim: Claim,
-  step: ModelStep & { startedAt: Date },
-): Promise<void> {
-  const { output } = step;
+export async function saveModelStep(operation: WriteOperation, claim: Claim, step: NewModelStep): Promise<void> {
   await holdAttempt(operation, claim);
-  await operation.query(insertStep, [
-    operation.userId,
-    claim.taskId,
-    step.position,
-    claim.attempt,
-    JSON.stringify(output),
-    step.startedAt,
-  ]);
+  await addModelStep(operation, claim, step);
+}
+
+/** Adds a step to a task whose attempt the caller's transaction has checked. */
+export async function addModelStep(operation: WriteOperation, claim: Claim, step: NewModelStep): Promise<void> {
+  const { position, output, startedAt } = step;
+  const values = [operation.userId, claim.taskId, position, claim.attempt, JSON.stringify(output), startedAt];
+  await operation.query(insertStep, values);
   await recordModelUse(operation, claim.taskId, output);
 }
 
@@ -121,23 +119,33 @@ export async function recordModelUse(
   await recordTaskUse(operation, taskId, { ...use, kind: 'CHAT' });
 }
 
+/** What else is known at the end of an agent's task. */
+export interface AgentRunEnd {
+  /** The model's answer that ends it, when it is not saved yet: one commit for both. */
+  step?: NewModelStep | null;
+  /** Whether questions to the user are still open, which nobody waits for any more. */
+  hasOpenApprovals?: boolean;
+  /** The task of another agent that asked, which the answer then goes to in place of the session. */
+  callerTaskId?: string | null;
+}
+
 /**
  * Ends an agent's task with its answer: state, message, agent status and events in one commit.
- * @param hasOpenApprovals whether questions to the user are still open, which nobody waits for any more
- * @param callerTaskId the task of another agent that asked, which the answer then goes to in place of the session
  * @throws StaleAttemptError
  */
 export async function completeAgentRun(
   operation: WriteOperation,
   claim: Claim,
   content: string,
-  hasOpenApprovals = false,
-  callerTaskId: string | null = null,
+  { step = null, hasOpenApprovals = false, callerTaskId = null }: AgentRunEnd = {},
 ): Promise<void> {
   if (callerTaskId !== null) {
     await lockCall(operation, claim.taskId, callerTaskId);
   }
   await completeAttempt(operation, claim, async ({ sessionId, planId, answerId, agentId }) => {
+    if (step !== null) {
+      await addModelStep(operation, claim, step);
+    }
     if (callerTaskId !== null) {
       await storeCallAnswer(operation, claim.taskId, callerTaskId, content);
     } else if (sessionId !== null && planId === null) {

@@ -3,7 +3,7 @@ import type { TaskState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
-import { loadSteps, type ModelStep } from './agent-run.ts';
+import { addModelStep, loadSteps, type ModelStep, type NewModelStep } from './agent-run.ts';
 import { loadTaskResults } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
@@ -74,10 +74,14 @@ export async function completePlan(
   claim: Claim,
   { plan, parts }: Composing,
   content: string,
+  step: NewModelStep | null,
 ): Promise<void> {
   const { sessionId } = plan;
   const state = parts.every((part) => part.state === 'COMPLETED') ? 'COMPLETED' : 'FAILED';
   await completeAttempt(operation, claim, async ({ answerId }) => {
+    if (step !== null) {
+      await addModelStep(operation, claim, step);
+    }
     const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
     await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
     await operation.query(endPlan, [operation.userId, plan.id, state]);

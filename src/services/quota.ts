@@ -74,8 +74,8 @@ export function listQuotas(operation: ReadOperation): Promise<QuotaState[]> {
  * @throws DomainError QUOTA_EXCEEDED, which takes the whole transaction back
  */
 export async function checkQuota(operation: WriteOperation, name: QuotaName): Promise<void> {
-  await operation.query(lockUser, [operation.userId]);
-  const state = await quotaOf(operation, name);
+  // Both travel at once, and the count is read behind the lock.
+  const [, state] = await Promise.all([operation.query(lockUser, [operation.userId]), quotaOf(operation, name)]);
   if (state.used > state.limit) {
     // What the caller tried to add is counted here, but was never theirs.
     throw exceeded({ ...state, used: Math.min(state.used, state.limit) });

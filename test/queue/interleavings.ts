@@ -170,7 +170,7 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
     writeAs(run.userId, async (write) => {
       switch (how) {
         case 'complete':
-          return completeAgentRun(write, run, 'done', true);
+          return completeAgentRun(write, run, 'done', { hasOpenApprovals: true });
         case 'fail':
           return failAttempt(write, run, { code: 'INTERNAL', message: 'no' });
         case 'retry':

@@ -69,7 +69,7 @@ describe('deltas', () => {
     writer.write(' upon');
     writer.write(' a');
     expect(sent).toEqual([[0, 'Once']]);
-    vi.advanceTimersByTime(20);
+    vi.advanceTimersByTime(40);
     expect(sent).toEqual([
       [0, 'Once'],
       [4, ' upon a'],
