@@ -71,7 +71,7 @@ export const mostMatches = 50;
 /** Results of each of the two searches that are joined. */
 const candidates = 50;
 /** Chunks with the searched words that are ranked at most: a bound on the work of a search for common words. */
-const rankedByWords = 1_000;
+const rankedByWords = 300;
 /** Words of a question that are searched for. */
 const mostWords = 24;
 /** How old the note of the last use may get before it is renewed, in milliseconds: a search is no write. */

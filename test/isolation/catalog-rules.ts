@@ -121,7 +121,8 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
 ]);
 
 /** What such functions may set beside what they must: how plans are made, and nothing that decides what is seen. */
-export const allowedSettings = /^(search_path=|plan_cache_mode=force_generic_plan$|enable_(seqscan|sort)=off$)/;
+export const allowedSettings =
+  /^(search_path=|plan_cache_mode=force_(generic|custom)_plan$|enable_(seqscan|sort)=off$|(random_page|cpu_index_tuple)_cost=[\d.]+$)/;
 
 /** Functions that run with their owner's rights: whose they are and who may call them. */
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
