@@ -119,9 +119,12 @@ function createOneUserDatabase(settings: OneUserSettings): Database {
       rollback: end,
     };
   };
+  const query: Database['query'] = async ({ name, text }, values = []) =>
+    (await pool.query({ name, text, values })).rows;
   return {
     begin: async () => withoutTransaction(await pool.connect()),
-    query: async ({ name, text }, values = []) => (await pool.query({ name, text, values })).rows,
+    query,
+    reserve: () => ({ query, close: () => undefined }),
     usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: () => pool.end(),
   };

@@ -30,8 +30,9 @@ DECLARE
   claimed_lanes uuid[];
 BEGIN
   -- Each round claims something or passes lanes over, so the rounds come to an end. Lanes in which all wait for their
-  -- turn are marked, so that the next claim goes on behind them.
-  WHILE slots > 0 AND cardinality(passed_over) < 1000 LOOP
+  -- turn are marked, so that the next claim goes on behind them. A claim for no slot has one round: it changes nothing, and
+  -- makes the plans for those to come.
+  LOOP
     SELECT array_agg(turn.user_id), array_agg(turn.lane_id), sum(turn.ready_lanes) INTO turn_users, turn_lanes, ready
     FROM (
       SELECT free.user_id, free.lane_id, tenants.ready_lanes
@@ -56,8 +57,8 @@ BEGIN
       LIMIT slots
       FOR NO KEY UPDATE OF tenants SKIP LOCKED
     ) AS turn;
-    EXIT WHEN turn_users IS NULL;
-    share := slots / cardinality(turn_users);
+    EXIT WHEN turn_users IS NULL AND slots > 0;
+    share := slots / greatest(1, cardinality(turn_users));
     IF share > 1 AND ready > cardinality(turn_lanes) THEN
       SELECT array_agg(more.user_id ORDER BY more.served_at, more.id), array_agg(more.id ORDER BY more.served_at, more.id)
       INTO more_users, more_lanes
@@ -133,6 +134,7 @@ BEGIN
       RETURN NEXT;
     END LOOP;
 
+    EXIT WHEN slots <= 0;
     -- Most claims find all there is at once, and need not look again.
     EXIT WHEN share > 1 AND cardinality(claimed_lanes) < share AND cardinality(turn_lanes) = ready
       AND claimed_lanes @> turn_lanes;
@@ -159,6 +161,7 @@ BEGIN
           ORDER BY due.due_at, due.id LIMIT 1
         ) IS NULL;
     END IF;
+    EXIT WHEN cardinality(passed_over) >= 1000;
   END LOOP;
 END
 $$;

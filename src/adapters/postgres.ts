@@ -26,9 +26,23 @@ export interface Database {
   begin(mode: 'read' | 'write', userId: string | null): Promise<Transaction>;
   /** One statement of its own, as nobody: for the engine's functions. @throws DomainError SERVICE_BUSY as `begin` does */
   query<Row extends pg.QueryResultRow>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
+  /**
+   * A connection of the pool that stays with its holder: its statements wait for no other connection to come free, to be
+   * opened, or to have their plans made.
+   */
+  reserve(): Reserved;
   /** Connections open, idle, and callers waiting for one. */
   usage(): { total: number; idle: number; waiting: number };
   close(): Promise<void>;
+}
+
+/** What the engine's functions need: statements of their own, as nobody. */
+export type Statements = Pick<Database, 'query'>;
+
+/** A connection that is taken at the first statement, and anew after a fault. */
+export interface Reserved extends Statements {
+  /** Gives it back to the pool. */
+  close(): void;
 }
 
 export interface DatabaseOptions {
@@ -137,6 +151,8 @@ export function createDatabase(options: DatabaseOptions): Database {
     }
   };
 
+  const reservations = new Set<Reserved>();
+
   return {
     begin: async (mode, userId) => {
       if (userId !== null && !uuidPattern.test(userId)) {
@@ -160,8 +176,16 @@ export function createDatabase(options: DatabaseOptions): Database {
         client.release(failed);
       }
     },
+    reserve: () => {
+      const reserved = reserveConnection(connect, () => reservations.delete(reserved));
+      reservations.add(reserved);
+      return reserved;
+    },
     usage: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     close: async () => {
+      for (const reserved of reservations) {
+        reserved.close();
+      }
       await prisma.close();
       await pool.end();
     },
@@ -184,6 +208,47 @@ function gatherWrites(socket: Socket): Socket {
     return write(...values);
   };
   return socket;
+}
+
+function reserveConnection(connect: () => Promise<pg.PoolClient>, onClose: () => void): Reserved {
+  let held: Promise<pg.PoolClient> | undefined;
+  let closed = false;
+  const letGo = (lost: Promise<pg.PoolClient>): void => {
+    if (held === lost) {
+      held = undefined;
+      lost.then((client) => client.release(true)).catch(() => undefined);
+    }
+  };
+  const take = (): Promise<pg.PoolClient> => {
+    const taken = connect();
+    held = taken;
+    // A connection that is lost while it has nothing to do says so by an event, which would end the process when nobody listens.
+    taken.then((client) => void client.on('error', () => letGo(taken))).catch(() => letGo(taken));
+    return taken;
+  };
+  return {
+    query: async (prepared, values = []) => {
+      if (closed) {
+        throw new Error('the connection was given back');
+      }
+      const taken = held ?? take();
+      const client = await taken;
+      try {
+        return (await client.query({ name: prepared.name, text: prepared.text, values })).rows;
+      } catch (error) {
+        // After a fault nobody knows what state the connection is in.
+        letGo(taken);
+        throw error;
+      }
+    },
+    close: () => {
+      closed = true;
+      onClose();
+      if (held !== undefined) {
+        letGo(held);
+      }
+    },
+  };
 }
 
 type BindPrisma = (client: pg.PoolClient) => Promise<{ transaction: PrismaTransaction; finish: () => Promise<void> }>;

@@ -1,4 +1,4 @@
-import { type Database, statement } from '../adapters/postgres.ts';
+import { type Statements, statement } from '../adapters/postgres.ts';
 import type { Claim } from './task.ts';
 
 const claim = statement<Claim & Record<string, unknown>>(
@@ -43,7 +43,7 @@ const stuckBatch = 20;
 
 /** Takes due tasks of the given kinds for up to `slots` free slots: of all users, in fair order, within every limit. */
 export function claimTasks(
-  database: Database,
+  database: Statements,
   workerId: string,
   slots: number,
   kinds: readonly string[],
@@ -52,7 +52,7 @@ export function claimTasks(
 }
 
 /** Shows that the worker is alive. @returns where the table differs from the attempts that it runs */
-export async function beat(database: Database, workerId: string, running: readonly Attempt[]): Promise<Differences> {
+export async function beat(database: Statements, workerId: string, running: readonly Attempt[]): Promise<Differences> {
   const rows = await database.query(heartbeat, [
     workerId,
     running.map((run) => run.taskId),
@@ -68,7 +68,7 @@ export async function beat(database: Database, workerId: string, running: readon
  * wait for
  */
 export async function completeAttempts(
-  database: Database,
+  database: Statements,
   workerId: string,
   attempts: readonly Attempt[],
   waitingUserId: string | null = null,
@@ -84,7 +84,7 @@ export async function completeAttempts(
 
 /** Queues forgotten tasks of a worker again; each counts as a crash. @returns how many. */
 export async function putBackTasks(
-  database: Database,
+  database: Statements,
   workerId: string,
   forgotten: readonly Attempt[],
 ): Promise<number> {
@@ -97,19 +97,19 @@ export async function putBackTasks(
 }
 
 /** Puts tasks of workers silent for `lease` milliseconds, and retries that are due, back. @returns how many. */
-export async function rescueTasks(database: Database, lease: number): Promise<number> {
+export async function rescueTasks(database: Statements, lease: number): Promise<number> {
   const [row] = await database.query(rescue, [lease, rescueBatch]);
   return row?.rescued ?? 0;
 }
 
 /** Whether this worker is the one to do what one is enough for. For a moment two may be told so. */
-export async function leadsUpkeep(database: Database, workerId: string, lease: number): Promise<boolean> {
+export async function leadsUpkeep(database: Statements, workerId: string, lease: number): Promise<boolean> {
   const [row] = await database.query(leads, [workerId, lease]);
   return row?.leads ?? false;
 }
 
 /** Takes a stopping worker off the list and hands back what it still held. @returns how many tasks. */
-export async function retireWorker(database: Database, workerId: string): Promise<number> {
+export async function retireWorker(database: Statements, workerId: string): Promise<number> {
   const [row] = await database.query(retire, [workerId]);
   return row?.released ?? 0;
 }
@@ -123,13 +123,13 @@ export interface Census {
 }
 
 /** Counts what is open, for operators. A worker counts as alive within `lease` milliseconds of its last sign. */
-export function takeCensus(database: Database, lease: number): Promise<Census[]> {
+export function takeCensus(database: Statements, lease: number): Promise<Census[]> {
   return database.query(census, [lease]);
 }
 
 /** Some of the tasks that run, or are due and wait for a worker, for longer than the limits in milliseconds. */
 export function findStuckTasks(
-  database: Database,
+  database: Statements,
   limits: { running: number; queued: number },
 ): Promise<{ taskId: string; state: string; ageSeconds: number }[]> {
   return database.query(stuck, [limits.running, limits.queued, stuckBatch]);

@@ -1,5 +1,5 @@
 import DataLoader from 'dataloader';
-import type { Database } from '../adapters/postgres.ts';
+import type { Statements } from '../adapters/postgres.ts';
 import type { Operation } from '../operation.ts';
 import { completeAttempts } from '../queue/claim.ts';
 import { type Claim, endAttempt } from '../queue/task.ts';
@@ -33,9 +33,10 @@ const largestBatch = 200;
 /**
  * Ends a worker's jobs in batches: all that were done while the batch before was on its way. The batch of all users waits
  * for no lock. What it leaves is ended by user, each of whom waits for its own locks only.
+ * @param ends for the former, which is never long under way
  */
-export function createJobCompletion(database: Database, workerId: string): CompleteJob {
-  const completeAtOnce = createBatches((claims) => completeAttempts(database, workerId, claims));
+export function createJobCompletion(database: Statements, ends: Statements, workerId: string): CompleteJob {
+  const completeAtOnce = createBatches((claims) => completeAttempts(ends, workerId, claims));
   const byUser = new Map<string, { complete: CompleteJob; open: number }>();
   const completeWaiting = async (claim: Claim): Promise<boolean> => {
     const { userId } = claim;

@@ -1,5 +1,5 @@
 import { v7 as uuidv7 } from 'uuid';
-import { type Attempt, beat, claimTasks, putBackTasks, retireWorker } from '../queue/claim.ts';
+import { type Attempt, beat, claimTasks, completeAttempts, putBackTasks, retireWorker } from '../queue/claim.ts';
 import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
 import { startLoop } from './loop.ts';
@@ -49,7 +49,9 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   const { database, channel, log, metrics } = resources;
   const { handlers, jobs = {} } = options;
   const kinds = [...Object.keys(handlers), ...Object.keys(jobs)];
-  const completeJob = createJobCompletion(database, id);
+  // Whoever waits for a slot shall not wait for a connection beside: claims have one of their own, as do ends of jobs.
+  const [forClaims, forEnds] = [database.reserve(), database.reserve()];
+  const completeJob = createJobCompletion(database, forEnds, id);
   const runs = new Set<Run>();
   let stopping = false;
 
@@ -88,7 +90,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     if (free <= 0) {
       return;
     }
-    const claims = await claimTasks(database, id, free, kinds);
+    const claims = await claimTasks(forClaims, id, free, kinds);
     for (const claim of claims) {
       metrics.tasksClaimed.add({ kind: claim.kind });
       start(claim);
@@ -139,6 +141,11 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   };
 
   await showLife();
+  // A claim and an end of nothing make the plans for those to come.
+  await claimTasks(forClaims, id, 0, kinds);
+  if (Object.keys(jobs).length > 0) {
+    await completeAttempts(forEnds, id, []);
+  }
   const stopListening = await channel.subscribe(wakeTopic, claimMore);
   const stopAborting = await channel.subscribe(abortTopic, (message) => {
     const { taskIds } = message as { taskIds: string[] };
@@ -174,6 +181,8 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
         stopOne();
       }
       await stopHeartbeat();
+      forClaims.close();
+      forEnds.close();
       try {
         const released = await retireWorker(database, id);
         wakeWorkers(channel);

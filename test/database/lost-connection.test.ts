@@ -54,3 +54,37 @@ describe('a connection that is lost between two statements of a transaction', ()
     await expect(database.query(one)).resolves.toEqual([{ one: 1 }]);
   });
 });
+
+describe('a reserved connection', () => {
+  it('is there while all others are taken', async () => {
+    const reserved = database.reserve();
+    await reserved.query(one);
+    const transaction = await database.begin('read', null);
+    await transaction.query(one);
+    const waiting = database.query(one);
+    await waitFor('the pool to have none left', () => database.usage().waiting === 1);
+    await expect(reserved.query(one)).resolves.toEqual([{ one: 1 }]);
+    await transaction.commit();
+    await waiting;
+    reserved.close();
+    expect(database.usage().waiting).toBe(0);
+  });
+
+  it('is replaced when it was lost while it had nothing to do', async () => {
+    const reserved = database.reserve();
+    await reserved.query(one);
+    await loseConnections();
+    await waitFor('the loss to be noticed', () => database.usage().total === 0);
+    await expect(reserved.query(one)).resolves.toEqual([{ one: 1 }]);
+    reserved.close();
+  });
+
+  it('is replaced after a fault, and refuses statements once it was given back', async () => {
+    const reserved = database.reserve();
+    await expect(reserved.query(statement('SELECT 1 / 0 AS one'))).rejects.toMatchObject({ code: '22012' });
+    await expect(reserved.query(one)).resolves.toEqual([{ one: 1 }]);
+    reserved.close();
+    await expect(reserved.query(one)).rejects.toThrow('given back');
+    await waitFor('the pool to have it back', () => database.usage().total === database.usage().idle);
+  });
+});

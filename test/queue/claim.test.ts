@@ -154,6 +154,14 @@ it('reads no more of a flood than it takes, also by a plan that was made when th
   expect((await read()) - before).toBeLessThan(300);
 });
 
+it('takes nothing, and changes nothing, when it is for no slot', async () => {
+  const user = await queue.addUser();
+  const tasks = await queue.addTasks(user, [await queue.addAgent(user)], 2);
+  expect(await queue.claim(worker, 0)).toEqual([]);
+  expect(await queue.states(tasks)).toEqual(['QUEUED', 'QUEUED']);
+  expect(await queue.claim(worker, 5)).toHaveLength(2);
+});
+
 describe('the limits of claims', () => {
   it('let at most three tasks of an agent run, and as many as there are free', async () => {
     const user = await queue.addUser();
