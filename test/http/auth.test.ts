@@ -1,5 +1,5 @@
 import { base64url, exportSPKI, importJWK } from 'jose';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createLog } from '../../src/adapters/log.ts';
 import { startApi } from '../../src/app.ts';
 import { type Authenticate, createAuthenticator } from '../../src/auth.ts';
@@ -223,6 +223,29 @@ describe('the key set', () => {
     await expect
       .poll(async () => authenticate(`Bearer ${await rotated.sign('alice')}`))
       .toMatchObject({ userId: 'alice' });
+  });
+
+  it('that lost a key ends the tokens of that key, also those that were found right before', async () => {
+    authenticate = createWith({ cooldown: 1, maxAge: 1 });
+    const token = await elliptic.sign('alice');
+    await authenticate(`Bearer ${token}`);
+    provider.publish(rotated);
+    await expect
+      .poll(() => authenticate(`Bearer ${token}`).catch(({ code }: { code: string }) => code))
+      .toBe('UNAUTHENTICATED');
+  });
+
+  it('is not asked about a token that was found right, until that token expires', async () => {
+    authenticate = createWith({ cooldown: 60_000, maxAge: 600_000 });
+    const token = await elliptic.sign('alice', { exp: soon(30) });
+    await authenticate(`Bearer ${token}`);
+    await authenticate(`Bearer ${token}`);
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 36_000 });
+    try {
+      await expect(authenticate(`Bearer ${token}`)).rejects.toMatchObject({ message: 'The token has expired.' });
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('that can not be read is asked for once per cooldown, not by each request', async () => {
