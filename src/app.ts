@@ -213,6 +213,7 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
     lease: config.TASK_LEASE,
     vectors: memory.vectors,
     unusedDays: config.MEMORY_UNUSED_DAYS,
+    maxCollections: config.MEMORY_MAX_COLLECTIONS,
   });
   const all = started.move();
   return {

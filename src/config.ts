@@ -85,6 +85,9 @@ const rules = z
     MEMORY_UNUSED_DAYS: count(30, 3_650).describe(
       'Days after which the collection of a memory that nobody used is dropped. The next search has it made anew.',
     ),
+    MEMORY_MAX_COLLECTIONS: count(1_000, 1_000_000).describe(
+      'Most collections that are kept at once. Above it the least recently used are dropped; the next search has them made anew.',
+    ),
     TOKEN_ISSUER: z.string().min(1).describe('The `iss` that tokens must carry.'),
     TOKEN_AUDIENCE: z.string().min(1).default('retinue').describe('The `aud` that tokens must carry.'),
     TOKEN_JWKS_URL: z.url().optional().describe("The identity provider's key set. Give this or TOKEN_PUBLIC_KEY."),

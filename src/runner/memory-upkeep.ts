@@ -3,7 +3,12 @@ import type { Metrics } from '../adapters/metrics.ts';
 import type { VectorStore } from '../adapters/qdrant.ts';
 import { createOperation, type OperationResources } from '../operation.ts';
 import { leadsUpkeep } from '../queue/claim.ts';
-import { dropUnusedCollections, pruneAgingMemories, removeOrphanedMemories } from '../services/memory-upkeep.ts';
+import {
+  dropExcessCollections,
+  dropUnusedCollections,
+  pruneAgingMemories,
+  removeOrphanedMemories,
+} from '../services/memory-upkeep.ts';
 import { startLoop } from './loop.ts';
 
 export interface MemoryUpkeepOptions {
@@ -12,15 +17,17 @@ export interface MemoryUpkeepOptions {
   vectors: VectorStore | null;
   /** Days after which a collection that nobody uses is dropped. */
   unusedDays: number;
+  /** Collections that are kept at once. */
+  maxCollections: number;
 }
 
 const interval = 5_000;
 
-/** Takes away what deleted agents remembered, drops collections that nobody uses, and prunes by age. The leading worker does it. */
+/** Takes away what deleted agents remembered, drops collections that nobody uses or that are too many, and prunes by age. The leading worker does it. */
 export function startMemoryUpkeep(
   resources: OperationResources & { log: Log; metrics: Metrics },
   workerId: string,
-  { lease, vectors, unusedDays }: MemoryUpkeepOptions,
+  { lease, vectors, unusedDays, maxCollections }: MemoryUpkeepOptions,
 ): () => Promise<void> {
   const { database, log, metrics } = resources;
   const failed = (work: string) => (error: unknown) => {
@@ -38,6 +45,9 @@ export function startMemoryUpkeep(
       await pruneAgingMemories(database, openOperation).catch(failed('aging memories'));
       if (vectors !== null) {
         await dropUnusedCollections(database, openOperation, vectors, unusedDays).catch(failed('unused collections'));
+        await dropExcessCollections(database, openOperation, vectors, maxCollections).catch(
+          failed('excess collections'),
+        );
       }
     },
     failed('memories'),

@@ -28,6 +28,9 @@ const pruneEveryDays = 1;
 const due = 'user_id AS "userId", memory_id AS "memoryId"';
 const orphaned = statement<DueMemory>(`SELECT ${due} FROM queue.orphaned_memories($1)`);
 const unused = statement<DueMemory>(`SELECT ${due} FROM queue.unused_memories(make_interval(days => $1), $2)`);
+const excess = statement<DueMemory & { usedAt: Date }>(
+  `SELECT ${due}, used_at AS "usedAt" FROM queue.excess_memories($1, $2)`,
+);
 const aging = statement<DueMemory>(`SELECT ${due} FROM queue.aging_memories(make_interval(days => $1), $2)`);
 const totals = statement<MemoryTotals & Record<string, unknown>>(`
   SELECT collections::float8 AS collections, points::float8 AS points, vector_bytes::float8 AS "vectorBytes"
@@ -43,6 +46,14 @@ const dropMemory = statement(`DELETE FROM memories WHERE user_id = $1 AND id = $
 const notePruned = statement(`UPDATE memories SET pruned_at = now() WHERE user_id = $1 AND id = $2`);
 const lockUnused = statement<{ id: string }>(`
   SELECT id FROM memories WHERE user_id = $1 AND id = $2 AND used_at < now() - make_interval(days => $3) FOR NO KEY UPDATE`);
+const findIdle = statement<{ id: string }>(`
+  SELECT id FROM memories WHERE user_id = $1 AND id = $2 AND used_at = $3 AND NOT EXISTS (
+    SELECT FROM lanes WHERE lanes.user_id = $1 AND lanes.agent_id = memories.agent_id AND lanes.kind = 'MEMORY'
+      AND lanes.blocked + lanes.queued + lanes.retrying + lanes.running > 0
+  )`);
+const lockSince = statement<{ id: string }>(
+  `SELECT id FROM memories WHERE user_id = $1 AND id = $2 AND used_at = $3 FOR NO KEY UPDATE`,
+);
 
 /**
  * Takes away what deleted agents remembered: first the collection, then the text in pieces, last the memory's own row,
@@ -95,6 +106,39 @@ export async function dropUnusedCollections(
     });
   });
   return memories.length;
+}
+
+/**
+ * Drops the least recently used collections above a number, and none whose memory is being worked on. The text stays; the
+ * next search has the collection made anew. A search notes its use once an hour, so that hours are what "recently" knows.
+ * @returns how many; at most 20 a call
+ * @throws the first fault, when all others are done
+ */
+export async function dropExcessCollections(
+  database: Database,
+  openOperation: OpenOperation,
+  vectors: VectorStore,
+  most: number,
+): Promise<number> {
+  const memories = await database.query(excess, [most, batch]);
+  let dropped = 0;
+  await doEach(memories, async ({ userId, memoryId, usedAt }) => {
+    const operation = openOperation(userId);
+    // Others were dropped since this one was found: it may be at work by now.
+    if ((await operation.read.query(findIdle, [userId, memoryId, usedAt])).length === 0) {
+      return;
+    }
+    // Dropped first, as above. Whoever has it made anew meanwhile changes the time of the last use.
+    await vectors.dropCollection(collectionName(userId, memoryId));
+    dropped += 1;
+    await operation.write(async (write) => {
+      const [memory] = await write.query(lockSince, [userId, memoryId, usedAt]);
+      if (memory !== undefined) {
+        await forgetMemoryCollection(write, memoryId);
+      }
+    });
+  });
+  return dropped;
 }
 
 /**

@@ -128,7 +128,11 @@ export const allowedSettings =
 export const expectedDefiners: readonly [RegExp, owner: string, callers: string[]][] = [
   [/^app\.sign_in\(text,text\)$/, 'app_identity', ['app_user']],
   [/^app\.search_words\(.+\)$/, 'app_memory', ['app_user']],
-  [/^queue\.(orphaned_memories|unused_memories|aging_memories|memory_totals)\(.*\)$/, 'app_queue', ['app_worker']],
+  [
+    /^queue\.(orphaned_memories|unused_memories|excess_memories|aging_memories|memory_totals)\(.*\)$/,
+    'app_queue',
+    ['app_worker'],
+  ],
   [
     /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim|secrets_to_reseal|calls_to_settle)\(.+\)$/,
     'app_queue',
