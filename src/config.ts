@@ -85,8 +85,14 @@ const rules = z
     MEMORY_UNUSED_DAYS: count(30, 3_650).describe(
       'Days after which the collection of a memory that nobody used is dropped. The next search has it made anew.',
     ),
+    MEMORY_LAYOUT: z
+      .enum(['per-agent', 'shared'])
+      .default('per-agent')
+      .describe(
+        "Whether each agent's vectors have a collection of their own in Qdrant or all lie in one. After a change memories are made anew at their next use.",
+      ),
     MEMORY_MAX_COLLECTIONS: count(1_000, 1_000_000).describe(
-      'Most collections that are kept at once. Above it the least recently used are dropped; the next search has them made anew.',
+      'Most collections that are kept at once, where each agent has its own. Above it the least recently used are dropped; the next search has them made anew.',
     ),
     TOKEN_ISSUER: z.string().min(1).describe('The `iss` that tokens must carry.'),
     TOKEN_AUDIENCE: z.string().min(1).default('retinue').describe('The `aud` that tokens must carry.'),

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { QdrantClient } from '@qdrant/js-client-rest';
 import { v7 as uuidv7 } from 'uuid';
-import { createVectorStore } from '../../src/adapters/qdrant.ts';
+import { createPerAgentStore } from '../../src/adapters/qdrant-per-agent.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { percentile, type Recorder } from '../harness.ts';
 import { diskUse, residentMemory, startOwnQdrant } from './server.ts';
@@ -28,7 +28,7 @@ export async function measureCollections(
   const names = Array.from({ length: agents }, () => collectionName(uuidv7(), uuidv7()));
   let server = await startOwnQdrant(folder);
   try {
-    const store = createVectorStore({ url: server.url, apiKey: null, searchTimeout: 60_000, writeTimeout: 120_000 });
+    const store = createPerAgentStore({ url: server.url, apiKey: null, searchTimeout: 60_000, writeTimeout: 120_000 });
     const client = new QdrantClient({ url: server.url, checkCompatibility: false, timeout: 120_000 });
     const before = await residentMemory(server);
     const started = performance.now();

@@ -2,7 +2,8 @@ import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QdrantClient } from '@qdrant/js-client-rest';
 import type { QdrantServer } from '../../dev/qdrant.ts';
-import { createVectorStore, type VectorStore } from '../../src/adapters/qdrant.ts';
+import type { VectorStore } from '../../src/adapters/qdrant.ts';
+import { createPerAgentStore } from '../../src/adapters/qdrant-per-agent.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { type BenchOptions, type Check, percentile, type Recorder } from '../harness.ts';
 import { addChunks, addMemory, finishMemory, makeUpQuestion } from './population.ts';
@@ -26,7 +27,7 @@ export async function measureSearch(
   recorder: Recorder,
   { rounds, log }: BenchOptions,
 ): Promise<Check[]> {
-  const store = createVectorStore({ url: server.url, apiKey: null, searchTimeout: 60_000, writeTimeout: 120_000 });
+  const store = createPerAgentStore({ url: server.url, apiKey: null, searchTimeout: 60_000, writeTimeout: 120_000 });
   const client = new QdrantClient({ url: server.url, checkCompatibility: false });
   const name = collectionName(service.userId, service.agentId);
   const label = `${size.toLocaleString('en-US')} vectors`;

@@ -278,7 +278,7 @@ export function createMetrics(): Metrics {
     ),
     memoryCollections: level(
       'retinue_memory_collections',
-      'Collections of the vector store. Only the leading worker shows it.',
+      'Collections of the vector store, or memories that share one. Only the leading worker shows it.',
     ),
     memoryPoints: level('retinue_memory_points', 'Vectors in them. Only the leading worker shows it.'),
     memoryBytes: level('retinue_memory_vector_bytes', 'Size of these vectors. Only the leading worker shows it.'),

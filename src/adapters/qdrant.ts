@@ -1,4 +1,4 @@
-import { QdrantClient } from '@qdrant/js-client-rest';
+import { QdrantClient, type Schemas } from '@qdrant/js-client-rest';
 import { DomainError } from '../errors.ts';
 
 /** A vector and what it can be filtered by. The id is that of the chunk it was made of. */
@@ -32,11 +32,16 @@ export interface FoundPoint {
   score: number;
 }
 
+/** Where the points of a collection lie: in a collection of the server's own, or among those of all others. */
+export type VectorLayout = 'per-agent' | 'shared';
+
 /**
- * Collections of vectors. All calls end within their deadline.
+ * Collections of vectors. In the shared layout a name stands for the points that carry it, and a collection without a point
+ * is none. All calls end within their deadline.
  * @throws DomainError MEMORY_INDEX_UNAVAILABLE when the store is away or refuses; CollectionMissingError where it says so
  */
 export interface VectorStore {
+  readonly layout: VectorLayout;
   /** Makes an empty collection; one of that name is dropped first. */
   remakeCollection(name: string, dimensions: number): Promise<void>;
   /** Drops a collection, or finds that there is none. */
@@ -87,94 +92,90 @@ const openTime = 2_000;
 /** Neighbours that a search keeps in sight (`hnsw_ef`); more finds more and takes longer. `npm run bench -- memory` shows both. */
 const searchWidth = 128;
 
+/** A condition on points as Qdrant takes it. */
+export type Condition = Schemas['Condition'];
+
+/** What both layouts are made of. */
+export interface VectorConnection {
+  reader: QdrantClient;
+  writer: QdrantClient;
+  /** The nearest points that meet all conditions. @throws CollectionMissingError */
+  search(collection: string, query: VectorQuery, conditions: Condition[]): Promise<FoundPoint[]>;
+  /** Takes all points of that name out of the server, in whichever layout they are: the setting may have changed. */
+  drop(name: string): Promise<void>;
+  /** Shared collections, one for each length of vectors. */
+  sharedCollections(): Promise<string[]>;
+  status(): Promise<'up' | 'down'>;
+}
+
+const sharedPattern = /^memory_shared_\d+$/;
+const tenantPattern = /^memory_[0-9a-f]{32}_[0-9a-f]{32}$/;
+
+/** The collection that all vectors of a length share. */
+export function sharedCollection(dimensions: number): string {
+  return `memory_shared_${dimensions}`;
+}
+
+/**
+ * What holds for the points of one memory alone.
+ * @throws Error for a name that was not made of two row ids: a filter for anything else would reach others
+ */
+export function tenantCondition(name: string): Condition {
+  if (!tenantPattern.test(name)) {
+    throw new Error('a tenant is named after two row ids');
+  }
+  return { key: 'tenant', match: { value: name } };
+}
+
 /** Qdrant over its REST interface. */
-export function createVectorStore(options: VectorStoreOptions): VectorStore {
+export function connectVectors(options: VectorStoreOptions): VectorConnection {
   const reader = createClient(options, options.searchTimeout);
   const writer = createClient(options, options.writeTimeout);
   const breaker = { failures: 0, openUntil: 0 };
 
-  const search = async (name: string, query: VectorQuery): Promise<FoundPoint[]> => {
-    if (performance.now() < breaker.openUntil) {
-      throw unavailable();
-    }
-    try {
-      const { points } = await asDomainErrors(() =>
-        reader.query(name, {
-          query: query.vector,
-          limit: query.limit,
-          with_payload: false,
-          params: query.exact === true ? { exact: true } : { hnsw_ef: searchWidth },
-          ...(query.filter === undefined ? {} : { filter: { must: toConditions(query.filter) } }),
-        }),
-      );
-      breaker.failures = 0;
-      return points.map(({ id, score }) => ({ id: String(id), score }));
-    } catch (error) {
-      if (error instanceof DomainError) {
-        breaker.failures += 1;
-        if (breaker.failures >= failuresToOpen) {
-          breaker.openUntil = performance.now() + openTime;
-        }
-      }
-      throw error;
-    }
-  };
-
-  const dropCollection = (name: string): Promise<void> =>
+  const sharedCollections = (): Promise<string[]> =>
     asDomainErrors(async () => {
-      await writer.deleteCollection(name);
+      const { collections } = await writer.getCollections();
+      return collections.map(({ name }) => name).filter((name) => sharedPattern.test(name));
     });
 
   return {
-    remakeCollection: async (name, dimensions) => {
-      await dropCollection(name);
-      await asDomainErrors(() =>
-        writer.createCollection(name, {
-          vectors: { size: dimensions, distance: 'Cosine' },
-          shard_number: 1,
-          on_disk_payload: true,
-          // A user may have many agents: what each costs at rest is weighed in the decision on vector collections.
-          optimizers_config: { default_segment_number: 2 },
-          wal_config: { wal_capacity_mb: 1, wal_segments_ahead: 0 },
-        }),
-      );
-    },
-    dropCollection,
-    upsert: (name, points) =>
-      asDomainErrors(async () => {
-        await writer.upsert(name, {
-          wait: true,
-          points: points.map(({ id, vector, payload }) => ({ id, vector, payload: { ...payload } })),
-        });
-      }),
-    remove: (name, ids) =>
-      asDomainErrors(async () => {
-        await writer.delete(name, { wait: true, points: [...ids] });
-      }),
-    search,
-    count: (name) => asDomainErrors(async () => (await writer.count(name, { exact: true })).count),
-    listIds: (name, after, limit) =>
-      asDomainErrors(async () => {
-        // The offset is the first id of the page, so that one more is asked for and the one that is known left out.
-        const { points } = await writer.scroll(name, {
-          limit: after === null ? limit : limit + 1,
-          with_payload: false,
-          with_vector: false,
-          ...(after === null ? {} : { offset: after }),
-        });
-        return points.map(({ id }) => String(id)).filter((id) => id !== after);
-      }),
-    indexPayload: (name) =>
-      asDomainErrors(async () => {
-        for (const [field, schema] of [
-          ['source', 'keyword'],
-          ['within', 'keyword'],
-          ['kind', 'keyword'],
-          ['time', 'integer'],
-        ] as const) {
-          await writer.createPayloadIndex(name, { field_name: field, field_schema: schema, wait: false });
+    reader,
+    writer,
+    search: async (collection, query, conditions) => {
+      if (performance.now() < breaker.openUntil) {
+        throw unavailable();
+      }
+      try {
+        const { points } = await asDomainErrors(() =>
+          reader.query(collection, {
+            query: query.vector,
+            limit: query.limit,
+            with_payload: false,
+            params: query.exact === true ? { exact: true } : { hnsw_ef: searchWidth },
+            ...(conditions.length === 0 ? {} : { filter: { must: conditions } }),
+          }),
+        );
+        breaker.failures = 0;
+        return points.map(({ id, score }) => ({ id: String(id), score }));
+      } catch (error) {
+        if (error instanceof DomainError) {
+          breaker.failures += 1;
+          if (breaker.failures >= failuresToOpen) {
+            breaker.openUntil = performance.now() + openTime;
+          }
         }
-      }),
+        throw error;
+      }
+    },
+    drop: async (name) => {
+      const filter = { must: [tenantCondition(name)] };
+      await asDomainErrors(() => writer.deleteCollection(name));
+      for (const collection of await sharedCollections()) {
+        await asDomainErrors(() => writer.delete(collection, { wait: true, filter })).catch(ignoreMissing);
+      }
+    },
+    sharedCollections,
     status: async () => {
       try {
         await reader.api().readyz({});
@@ -184,6 +185,12 @@ export function createVectorStore(options: VectorStoreOptions): VectorStore {
       }
     },
   };
+}
+
+function ignoreMissing(error: unknown): void {
+  if (!(error instanceof CollectionMissingError)) {
+    throw error;
+  }
 }
 
 function createClient(options: VectorStoreOptions, timeout: number): QdrantClient {
@@ -204,7 +211,8 @@ function createClient(options: VectorStoreOptions, timeout: number): QdrantClien
   });
 }
 
-function toConditions(filter: PointFilter) {
+/** What a filter asks of points. */
+export function toConditions(filter: PointFilter = {}): Condition[] {
   return [
     ...(filter.source === undefined ? [] : [{ key: 'source', match: { value: filter.source } }]),
     ...(filter.within === undefined ? [] : [{ key: 'within', match: { value: filter.within } }]),
@@ -214,7 +222,11 @@ function toConditions(filter: PointFilter) {
   ];
 }
 
-async function asDomainErrors<Result>(work: () => Promise<Result>): Promise<Result> {
+/**
+ * What a request to Qdrant gives.
+ * @throws CollectionMissingError; DomainError MEMORY_INDEX_UNAVAILABLE; Error for a request that will never pass
+ */
+export async function asDomainErrors<Result>(work: () => Promise<Result>): Promise<Result> {
   try {
     return await work();
   } catch (error) {

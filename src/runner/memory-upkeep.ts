@@ -17,7 +17,7 @@ export interface MemoryUpkeepOptions {
   vectors: VectorStore | null;
   /** Days after which a collection that nobody uses is dropped. */
   unusedDays: number;
-  /** Collections that are kept at once. */
+  /** Collections that are kept at once, where each agent has its own. */
   maxCollections: number;
 }
 
@@ -45,6 +45,8 @@ export function startMemoryUpkeep(
       await pruneAgingMemories(database, openOperation).catch(failed('aging memories'));
       if (vectors !== null) {
         await dropUnusedCollections(database, openOperation, vectors, unusedDays).catch(failed('unused collections'));
+      }
+      if (vectors?.layout === 'per-agent') {
         await dropExcessCollections(database, openOperation, vectors, maxCollections).catch(
           failed('excess collections'),
         );

@@ -7,6 +7,7 @@ import { embeddedText } from '../services/chunk.ts';
 import { countPendingChunks } from '../services/memory.ts';
 import {
   acknowledgePending,
+  collectionModelOf,
   collectionName,
   dropUnusedEmbeddings,
   forgetMemoryCollection,
@@ -111,7 +112,7 @@ async function work(run: MemoryRun, until: number): Promise<boolean> {
 
 async function bringInLine(run: MemoryRun, until: number): Promise<boolean> {
   const { operation, memory } = run;
-  if (memory.collectionModel !== run.index.embeddingModel && memory.chunks > 0n) {
+  if (memory.collectionModel !== collectionModelOf(run.index) && memory.chunks > 0n) {
     await requeueAll(run);
   }
   const job = await memoryJobByTask(operation.read, run.task.id);
@@ -200,10 +201,10 @@ async function embed(
   return { byHash, embedded: missing.length };
 }
 
-/** Makes the collection at first use, and anew when it was made for another model. Everything is queued by then. */
+/** Makes the collection at first use, and anew when it was made for another model or layout. Everything is queued by then. */
 async function ensureCollection(run: MemoryRun, dimensions: number): Promise<void> {
   const { operation, claim, index, memory, collection } = run;
-  const model = index.embeddingModel;
+  const model = collectionModelOf(index);
   if (memory.collectionModel === model && memory.collectionDimensions === dimensions) {
     return;
   }

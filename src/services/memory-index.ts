@@ -1,5 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
-import type { VectorPoint } from '../adapters/qdrant.ts';
+import type { VectorPoint, VectorStore } from '../adapters/qdrant.ts';
 import type { MemoryKind } from '../generated/prisma/enums.ts';
 import type { MemoryModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
@@ -91,6 +91,17 @@ export function collectionName(userId: string, memoryId: string): string {
     throw new Error('a collection is named after two row ids');
   }
   return `memory_${userId.replaceAll('-', '')}_${memoryId.replaceAll('-', '')}`;
+}
+
+/**
+ * What a memory's row says of a collection that the index can search: the embedding model, and the layout where that is not
+ * the usual one. After a change of either no row says it any more, and each memory is made anew at its next use.
+ */
+export function collectionModelOf(index: {
+  vectors: Pick<VectorStore, 'layout'> | null;
+  embeddingModel: string;
+}): string {
+  return index.vectors?.layout === 'shared' ? `shared: ${index.embeddingModel}` : index.embeddingModel;
 }
 
 /** The path and all folders above it, so that the index finds a folder by equality. */

@@ -8,7 +8,7 @@ import type { MemoryModel } from '../generated/prisma/models.ts';
 import type { Operation, ReadOperation, WriteOperation } from '../operation.ts';
 import { parseInput, text } from './input.ts';
 import { lockMemory, memoryByAgent } from './memory.ts';
-import { collectionName, forgetMemoryCollection } from './memory-index.ts';
+import { collectionModelOf, collectionName, forgetMemoryCollection } from './memory-index.ts';
 import { pathRule, sourceRule } from './memory-ingest.ts';
 import { startMemoryJob } from './memory-job.ts';
 import { hasTokensLeft } from './quota.ts';
@@ -165,8 +165,8 @@ async function searchByMeaning(
   if (index.vectors === null) {
     return { degraded: 'INDEX_UNAVAILABLE' };
   }
-  if (memory.collectionModel !== index.embeddingModel) {
-    // Not made yet, dropped because nobody used it, or made for another model.
+  if (memory.collectionModel !== collectionModelOf(index)) {
+    // Not made yet, dropped because nobody used it, or made for another model or layout.
     return { degraded: 'REBUILDING', isLost: true };
   }
   if (!(await hasTokensLeft(operation.read))) {

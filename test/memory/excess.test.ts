@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
-import { createVectorStore, type VectorStore } from '../../src/adapters/qdrant.ts';
+import type { VectorStore } from '../../src/adapters/qdrant.ts';
+import { createPerAgentStore } from '../../src/adapters/qdrant-per-agent.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { dropExcessCollections } from '../../src/services/memory-upkeep.ts';
 import { rowId } from '../isolation/world.ts';
@@ -10,7 +11,7 @@ import { addAgent, ingest, type MemoryScene, search, startMemoryScene } from './
 let store: VectorStore;
 
 beforeAll(() => {
-  store = createVectorStore({
+  store = createPerAgentStore({
     url: inject('qdrantUrl') ?? '',
     apiKey: null,
     searchTimeout: 5_000,

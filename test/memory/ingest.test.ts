@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { createVectorStore } from '../../src/adapters/qdrant.ts';
+import { createPerAgentStore } from '../../src/adapters/qdrant-per-agent.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { rowId } from '../isolation/world.ts';
 import { waitFor } from '../service.ts';
@@ -18,7 +18,7 @@ const documents = ['zebra', 'volcano', 'violin'].map((about) => ({ path: `notes/
 /** What text and index hold of an agent's memory. */
 async function contents(agentId: string): Promise<{ chunks: string[]; points: string[] }> {
   const [row] = await scene.service.database.owner('SELECT user_id FROM agents WHERE id = $1', [rowId(agentId)]);
-  const store = createVectorStore({
+  const store = createPerAgentStore({
     url: inject('qdrantUrl') ?? '',
     apiKey: null,
     searchTimeout: 5_000,
@@ -187,7 +187,7 @@ describe('rebuilding', () => {
     await ingest(scene.user, agentId, 'guide', documents);
     const { chunks } = await contents(agentId);
     const [row] = await scene.service.database.owner('SELECT user_id FROM agents WHERE id = $1', [rowId(agentId)]);
-    const store = createVectorStore({
+    const store = createPerAgentStore({
       url: inject('qdrantUrl') ?? '',
       apiKey: null,
       searchTimeout: 5_000,

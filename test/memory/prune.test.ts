@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { createVectorStore } from '../../src/adapters/qdrant.ts';
+import { createPerAgentStore } from '../../src/adapters/qdrant-per-agent.ts';
 import { collectionName } from '../../src/services/memory-index.ts';
 import { rowId } from '../isolation/world.ts';
 import { waitFor } from '../service.ts';
@@ -79,7 +79,7 @@ describe('a collection that nobody uses', () => {
       `UPDATE memories SET used_at = now() - interval '40 days' WHERE id = $1 RETURNING user_id`,
       [rowId(agentId)],
     );
-    const store = createVectorStore({
+    const store = createPerAgentStore({
       url: inject('qdrantUrl') ?? '',
       apiKey: null,
       searchTimeout: 5_000,
