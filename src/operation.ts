@@ -6,7 +6,14 @@ import { type Database, type Statement, sqlState, type Transaction } from './ada
 import type { PrismaTransaction } from './adapters/prisma.ts';
 import type { Channel } from './adapters/redis.ts';
 import { DomainError } from './errors.ts';
-import { appendEvents, type NewEvent, publishEvents, type StoredEvent } from './outbox.ts';
+import {
+  appendEvents,
+  type DescribedEvent,
+  describeEvent,
+  type NewEvent,
+  publishEvents,
+  type StoredEvent,
+} from './outbox.ts';
 import { defaultTerms, type Terms } from './terms.ts';
 
 export type AfterCommit = (channel: Channel) => void;
@@ -124,7 +131,7 @@ async function runWrite<Result>(
 ): Promise<Result> {
   for (let attempt = 1; ; attempt += 1) {
     const transaction = await resources.database.begin('write', userId);
-    const events: NewEvent[] = [];
+    const events: DescribedEvent[] = [];
     const hooks: AfterCommit[] = [];
     const loaders = new Map<unknown, Loader>();
     let committed: Promise<StoredEvent[]> | undefined;
@@ -150,7 +157,7 @@ async function runWrite<Result>(
         if (committed !== undefined) {
           throw new Error('the transaction is committed: an event would be lost');
         }
-        events.push(event);
+        events.push(describeEvent(event));
       },
       afterCommit: (hook) => void hooks.push(hook),
     };

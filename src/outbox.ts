@@ -97,36 +97,49 @@ const append = statement<{ sequence: bigint; at: Date }>(`
   LEFT JOIN place ON true
   RETURNING sequence, created_at AS at`);
 
+/** An event as it will be stored. */
+export interface DescribedEvent {
+  type: EventType;
+  sessionId: string | null;
+  data: Record<string, unknown>;
+  /** `data` as JSON. */
+  text: string;
+}
+
+/**
+ * Makes an event ready to be stored. Call it when the event is told, not at the commit: what it throws must come in time.
+ * @throws Error when the event is larger than `maximumEventBytes`
+ */
+export function describeEvent({ type, ...rest }: NewEvent): DescribedEvent {
+  const { sessionId = null, ...data } = rest as { sessionId?: string | null } & Record<string, unknown>;
+  const text = JSON.stringify(data);
+  const bytes = Buffer.byteLength(text);
+  if (bytes > maximumEventBytes) {
+    throw new Error(`an event of type ${type} has ${bytes} bytes of data: let it name what is large by id`);
+  }
+  return { type, sessionId, data, text };
+}
+
 /**
  * Appends events to the user's log. The user's row stays locked until the commit, which is what keeps the sequence in
  * the order of commits: call it last in a transaction.
- * @throws Error when an event is larger than `maximumEventBytes`
  */
 export async function appendEvents(
   transaction: Transaction,
   userId: string,
-  events: readonly NewEvent[],
+  events: readonly DescribedEvent[],
 ): Promise<StoredEvent[]> {
   if (events.length === 0) {
     return [];
   }
-  const described = events.map(({ type, ...rest }) => {
-    const { sessionId = null, ...data } = rest as { sessionId?: string | null } & Record<string, unknown>;
-    const text = JSON.stringify(data);
-    const bytes = Buffer.byteLength(text);
-    if (bytes > maximumEventBytes) {
-      throw new Error(`an event of type ${type} has ${bytes} bytes of data: let it name what is large by id`);
-    }
-    return { type, sessionId, data, text };
-  });
   const rows = await transaction.query(append, [
     userId,
-    described.map((event) => event.type),
-    described.map((event) => event.sessionId),
-    described.map((event) => event.text),
+    events.map((event) => event.type),
+    events.map((event) => event.sessionId),
+    events.map((event) => event.text),
   ]);
   const first = rows.reduce((least, row) => Math.min(least, Number(row.sequence)), Number.POSITIVE_INFINITY);
-  return described.map(({ text: _text, ...event }, place) => ({
+  return events.map(({ text: _text, ...event }, place) => ({
     ...event,
     sequence: first + place,
     at: rows[0]?.at.getTime() ?? 0,

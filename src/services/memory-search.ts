@@ -134,7 +134,7 @@ export async function searchMemory(
     throw notFound('agent', 'agentId');
   }
   const memory = await memoryByAgent(operation.read, agentId);
-  if (memory === null || memory.documents === 0) {
+  if (memory === null || memory.chunks === 0n) {
     return { matches: [], degraded: null };
   }
   if (filter?.since && filter.until && filter.since >= filter.until) {
