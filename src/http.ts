@@ -57,6 +57,11 @@ export interface HttpOptions {
 const maximumBody = 1_048_576;
 /** Largest head of a request in bytes: room for the longest token that is looked at. */
 const maximumHead = 32_768;
+/**
+ * How long a connection without a request is kept, in milliseconds: longer than clients and proxies (mostly 60 s) keep theirs. When
+ * the server closes first, it may do so in the very moment in which a request is on its way.
+ */
+const keepAliveTimeout = 75_000;
 const graphqlPath = '/graphql';
 
 /** The HTTP server with everything a request meets, in that order. */
@@ -114,7 +119,7 @@ export function createHttpServer(options: HttpOptions): Server {
       createContext(options, observation, request, { req, res }, principals.get(request), endSignal),
   });
 
-  const settings = { requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: maximumHead };
+  const settings = { requestTimeout: 30_000, headersTimeout: 10_000, maxHeaderSize: maximumHead, keepAliveTimeout };
   return createServer(settings, (request, response) => {
     // A closing server goes on to serve connections that are kept alive: each ends with the response under way.
     response.once('close', () => {

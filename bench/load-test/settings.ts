@@ -24,6 +24,8 @@ export function serviceConfig(settings: ServiceSettings): Config {
     MODEL_BASE_URL: settings.modelUrl,
     MODEL_API_KEY: settings.modelKey,
     MODEL_NAME: 'offline-1',
+    // An answer takes the model some seconds: 25 messages a second need more places than one worker process has by default.
+    WORKER_SLOTS: '200',
     PORT: '0',
     RATE_LIMIT_REQUESTS: '1000000',
     RATE_LIMIT_SEND: '1000000',
