@@ -1,5 +1,4 @@
 import type { Redis } from 'ioredis';
-import type { Log } from './log.ts';
 
 /** A text in the making, as its pieces came. */
 export interface Draft {
@@ -35,10 +34,10 @@ function piecesKey(owner: string, name: string): string {
 }
 
 /** Drafts in Redis: a hash of what there is and a list of pieces each, whose names hold the owner. */
-export function createDrafts(redis: Redis, log: Log): Drafts {
+export function createDrafts(redis: Redis, warn: (reason: string, what: string) => void): Drafts {
   // The connection sends what is asked in one turn as one packet, with the live message that follows.
   const run = (...commands: Promise<unknown>[]): void => {
-    Promise.all(commands).catch((error: Error) => log.warn({ reason: error.message }, 'draft not kept'));
+    Promise.all(commands).catch((error: Error) => warn(error.message, 'draft not kept'));
   };
   return {
     add: (owner, { name, about, piece, first }) => {
@@ -62,7 +61,7 @@ export function createDrafts(redis: Redis, log: Log): Drafts {
         return [];
       }
       return within(readDeadline, readDrafts(redis, owner)).catch((error: Error) => {
-        log.warn({ reason: error.message }, 'drafts not read');
+        warn(error.message, 'drafts not read');
         return [];
       });
     },

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { PubSub, type PubSubEngine } from 'graphql-subscriptions';
 import { Redis } from 'ioredis';
@@ -64,6 +65,13 @@ function redisChannel(url: string, log: Log): Channel {
   const subscriber = connect('subscriber');
   const engine = new RedisPubSub({ publisher, subscriber: confined(subscriber) });
   const restored = new Set<() => void>();
+  let isClosing = false;
+  const warn = (reason: string, what: string): void => {
+    // What a closing process leaves unsaid is in the log of events.
+    if (!isClosing) {
+      log.warn({ reason }, what);
+    }
+  };
   let connectedBefore = false;
   subscriber.on('ready', () => {
     if (!connectedBefore) {
@@ -83,7 +91,7 @@ function redisChannel(url: string, log: Log): Channel {
   return {
     publish: (topic, message) => {
       if (publisher.status === 'ready') {
-        engine.publish(topic, message).catch((error: Error) => log.warn({ reason: error.message }, 'publish failed'));
+        engine.publish(topic, message).catch((error: Error) => warn(error.message, 'publish failed'));
       }
     },
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
@@ -92,8 +100,11 @@ function redisChannel(url: string, log: Log): Channel {
       restored.add(listener);
       return () => void restored.delete(listener);
     },
-    drafts: createDrafts(publisher, log),
+    drafts: createDrafts(publisher, warn),
     close: async () => {
+      // What was said in this turn goes out at its end.
+      await setImmediate();
+      isClosing = true;
       publisher.disconnect();
       subscriber.disconnect();
     },
