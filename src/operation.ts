@@ -123,6 +123,30 @@ export function createOperation(resources: OperationResources, userId: string, o
   };
 }
 
+/**
+ * Does several writes at once: what they send in the same turn takes one trip, and the server takes it in the order of the
+ * works. Their events are told in that order too, when all are done. A work may rely on rows and locks of those before it
+ * only as far as they have sent their statements without waiting for an answer.
+ * @throws the fault that made the others fail
+ */
+export async function writeTogether(
+  operation: WriteOperation,
+  ...works: readonly ((operation: WriteOperation) => Promise<unknown>)[]
+): Promise<void> {
+  const told: NewEvent[][] = works.map(() => []);
+  const ends = await Promise.allSettled(
+    works.map((work, place) => work({ ...operation, emit: (event) => void told[place]?.push(event) })),
+  );
+  const faults = ends.flatMap((end) => (end.status === 'rejected' ? [end.reason as unknown] : []));
+  if (faults.length > 0) {
+    // Behind the first that fails the server refuses all others, and any of those may be heard of first.
+    throw faults.find((fault) => sqlState(fault) !== failedTransactionState) ?? faults[0];
+  }
+  for (const event of told.flat()) {
+    operation.emit(event);
+  }
+}
+
 async function runWrite<Result>(
   resources: OperationResources,
   userId: string,

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { statement } from '../src/adapters/postgres.ts';
-import type { Operation, WriteOperation } from '../src/operation.ts';
+import { type Operation, type WriteOperation, writeTogether } from '../src/operation.ts';
 import { startTestQueue, type TestQueue } from './queue/arrange.ts';
 
 let queue: TestQueue;
@@ -115,5 +115,79 @@ describe('a write that commits with its last statement', () => {
     });
     await expect(writing).rejects.toThrow(/the transaction (has ended|is committed)/);
     expect(await instructions()).toEqual(['in time']);
+  });
+});
+
+describe('writes that go out together', () => {
+  const name = statement<{ name: string }>(`UPDATE agents SET name = name || $2 WHERE user_id = $1 RETURNING name`);
+  const divide = statement(`SELECT 1 / $1::int`);
+  const skipped = (taskId: string) => ({ type: 'task_skipped', sessionId: null, taskId }) as const;
+  let agentId: string;
+  let person: string;
+  beforeEach(async () => {
+    person = await queue.addUser();
+    agentId = await queue.addAgent(person);
+  });
+  const names = async () => {
+    const rows = await queue.database.owner('SELECT name FROM agents WHERE user_id = $1', [person]);
+    return rows.map((row) => row['name']);
+  };
+
+  it('are done in their order, and so are their events told, whichever is done first', async () => {
+    const [first, second] = ['019f0000-0000-7000-8000-000000000001', '019f0000-0000-7000-8000-000000000002'];
+    await queue.operation(person).write(async (write) => {
+      await writeTogether(
+        write,
+        async (each) => {
+          await each.query(name, [person, ' one']);
+          await each.query(name, [person, ' three']);
+          each.emit(skipped(first));
+        },
+        async (each) => {
+          each.emit(skipped(second));
+          await each.query(name, [person, ' two']);
+        },
+      );
+      write.emit(skipped(agentId));
+    });
+    expect(await names()).toEqual([expect.stringMatching(/ one two three$/)]);
+    expect((await queue.events(person)).map(({ taskId }) => taskId)).toEqual([first, second, agentId]);
+  });
+
+  it('fail with the fault of the first that failed, and leave nothing', async () => {
+    const before = await names();
+    const deep = async (write: WriteOperation) => {
+      await (async () => await (async () => write.query(divide, [0]))())();
+    };
+    const writing = queue.operation(person).write((write) =>
+      writeTogether(
+        write,
+        (each) => each.query(name, [person, ' lost']),
+        deep,
+        (each) => each.query(name, [person, ' late']),
+      ),
+    );
+    await expect(writing).rejects.toMatchObject({ code: '22012' });
+    expect([await names(), await queue.events(person)]).toEqual([before, []]);
+  });
+
+  it('are refused by the first that finds itself too late, although the others went through', async () => {
+    const before = await names();
+    const writing = queue.operation(person).write((write) =>
+      writeTogether(
+        write,
+        async (each) => {
+          await each.query(name, [agentId, ' nobody']);
+          await each.query(name, [agentId, ' nobody']);
+          throw new Error('too late');
+        },
+        async (each) => {
+          await each.query(name, [person, ' written']);
+          throw new Error('a consequence');
+        },
+      ),
+    );
+    await expect(writing).rejects.toThrow('too late');
+    expect(await names()).toEqual(before);
   });
 });

@@ -1,6 +1,6 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
-import type { WriteOperation } from '../operation.ts';
+import { type WriteOperation, writeTogether } from '../operation.ts';
 import { wakeWorkers } from './signal.ts';
 
 /** A task of a graph. Its id is chosen by the caller, so that others can name it as their parent. */
@@ -83,15 +83,18 @@ export async function enqueueGraph(operation: WriteOperation, tasks: readonly Gr
     ...task,
     state: parents.some((parent) => own.has(parent.id)) ? 'BLOCKED' : 'QUEUED',
   }));
-  await operation.query(insert, [operation.userId, JSON.stringify(rows)]);
   const links = tasks.flatMap((task) => task.parents.map((parent) => ({ taskId: task.id, ...parent })));
-  if (links.length > 0) {
-    await operation.query(link, [
-      operation.userId,
-      links.map((each) => each.taskId),
-      links.map((each) => each.id),
-      links.map((each) => each.needsSuccess),
-    ]);
-  }
+  await writeTogether(
+    operation,
+    (write) => write.query(insert, [write.userId, JSON.stringify(rows)]),
+    async (write) =>
+      links.length > 0 &&
+      write.query(link, [
+        write.userId,
+        links.map((each) => each.taskId),
+        links.map((each) => each.id),
+        links.map((each) => each.needsSuccess),
+      ]),
+  );
   operation.afterCommit(wakeWorkers);
 }

@@ -2,7 +2,7 @@ import { type Database, statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
-import type { Operation, ReadOperation, WriteOperation } from '../operation.ts';
+import { type Operation, type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { reserveLane } from '../queue/lane.ts';
 import { type Claim, enqueueTask, lockTaskLanes, resumeTask, StaleAttemptError } from '../queue/task.ts';
 import { cancelTask } from './task.ts';
@@ -189,10 +189,15 @@ export async function storeCallAnswer(
   callerTaskId: string,
   answer: string,
 ): Promise<void> {
-  await operation.query(storeAnswer, [operation.userId, taskId, answer]);
-  if (await resumeTask(operation, callerTaskId)) {
-    await operation.query(settle, [operation.userId, taskId]);
-  }
+  await writeTogether(
+    operation,
+    (write) => write.query(storeAnswer, [write.userId, taskId, answer]),
+    async (write) => {
+      if (await resumeTask(write, callerTaskId)) {
+        await write.query(settle, [write.userId, taskId]);
+      }
+    },
+  );
 }
 
 /**

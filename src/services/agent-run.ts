@@ -7,8 +7,8 @@ import type {
   MessageModel,
   TaskModel,
 } from '../generated/prisma/models.ts';
-import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { type Claim, holdAttempt, StaleAttemptError } from '../queue/task.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { agentById } from './agent.ts';
 import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
@@ -70,6 +70,13 @@ const steps = statement<ModelStep & Record<string, unknown>>(
 const insertStep = statement(`
   INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
   VALUES ($1, $2, $3, 'MODEL', $4, $5, $6)`);
+const insertStepOfAttempt = statement<{ position: number }>(`
+  WITH held AS (
+    SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $4 AND state = 'RUNNING' FOR NO KEY UPDATE
+  )
+  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
+  SELECT $1, held.id, $3, 'MODEL', $4, $5, $6 FROM held RETURNING position`);
+
 /** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
 export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
   const agent = task.agentId === null ? null : await agentById(operation, task.agentId);
@@ -98,16 +105,33 @@ export function loadSteps(operation: ReadOperation, taskId: string): Promise<Mod
  * @throws StaleAttemptError
  */
 export async function saveModelStep(operation: WriteOperation, claim: Claim, step: NewModelStep): Promise<void> {
-  await holdAttempt(operation, claim);
-  await addModelStep(operation, claim, step);
+  await writeTogether(
+    operation,
+    async (write) => {
+      const [stored] = await write.query(insertStepOfAttempt, stepValues(write, claim, step));
+      if (stored === undefined) {
+        throw new StaleAttemptError();
+      }
+    },
+    (write) => recordModelUse(write, claim.taskId, step.output),
+  );
 }
 
 /** Adds a step to a task whose attempt the caller's transaction has checked. */
 export async function addModelStep(operation: WriteOperation, claim: Claim, step: NewModelStep): Promise<void> {
-  const { position, output, startedAt } = step;
-  const values = [operation.userId, claim.taskId, position, claim.attempt, JSON.stringify(output), startedAt];
-  await operation.query(insertStep, values);
-  await recordModelUse(operation, claim.taskId, output);
+  await writeTogether(
+    operation,
+    (write) => write.query(insertStep, stepValues(write, claim, step)),
+    (write) => recordModelUse(write, claim.taskId, step.output),
+  );
+}
+
+function stepValues(
+  { userId }: WriteOperation,
+  claim: Claim,
+  { position, output, startedAt }: NewModelStep,
+): unknown[] {
+  return [userId, claim.taskId, position, claim.attempt, JSON.stringify(output), startedAt];
 }
 
 /** Writes down what a task's call of a model cost. */
@@ -142,19 +166,20 @@ export async function completeAgentRun(
   if (callerTaskId !== null) {
     await lockCall(operation, claim.taskId, callerTaskId);
   }
-  await completeAttempt(operation, claim, async ({ sessionId, planId, answerId, agentId }) => {
-    if (step !== null) {
-      await addModelStep(operation, claim, step);
-    }
-    if (callerTaskId !== null) {
-      await storeCallAnswer(operation, claim.taskId, callerTaskId, content);
-    } else if (sessionId !== null && planId === null) {
-      // What a task of a plan came to is its last step: the plan's one answer is composed of it.
-      const from = { role: 'AGENT', agentId, planId } as const;
-      await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
-    }
-    if (hasOpenApprovals) {
-      await cancelApprovals(operation, [claim.taskId]);
-    }
-  });
+  await completeAttempt(operation, claim, (write, { sessionId, planId, answerId, agentId }) =>
+    writeTogether(
+      write,
+      async (each) => step !== null && addModelStep(each, claim, step),
+      async (each) => {
+        if (callerTaskId !== null) {
+          await storeCallAnswer(each, claim.taskId, callerTaskId, content);
+        } else if (sessionId !== null && planId === null) {
+          // What a task of a plan came to is its last step: the plan's one answer is composed of it.
+          const from = { role: 'AGENT', agentId, planId } as const;
+          await storeAnswer(each, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
+        }
+      },
+      async (each) => hasOpenApprovals && cancelApprovals(each, [claim.taskId]),
+    ),
+  );
 }

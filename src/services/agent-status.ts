@@ -2,9 +2,6 @@ import { statement } from '../adapters/postgres.ts';
 import type { AgentStatus } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 
-const becomeBusy = statement(
-  `UPDATE agents SET status = 'BUSY' WHERE user_id = $1 AND id = $2 AND status <> 'BUSY' RETURNING id`,
-);
 const becomeIdle = statement<{ status: AgentStatus; changed: boolean }>(`
   UPDATE agents SET last_error = coalesce($4, last_error), status = CASE
     WHEN $3 > 0 THEN 'BUSY'
@@ -17,14 +14,6 @@ const becomeIdle = statement<{ status: AgentStatus; changed: boolean }>(`
 
 /** How a task of the agent ended, or stopped for now. */
 export type TaskEnd = 'completed' | 'cancelled' | 'waiting' | { failure: string };
-
-/** Marks the agent BUSY and tells of it when that is a change. */
-export async function markAgentBusy(operation: WriteOperation, agentId: string): Promise<void> {
-  const changed = await operation.query(becomeBusy, [operation.userId, agentId]);
-  if (changed.length > 0) {
-    operation.emit({ type: 'agent_status_changed', agentId, status: 'BUSY' });
-  }
-}
 
 /**
  * Sets the agent's status after one of its tasks ended: BUSY while others run, ERROR with the reason when it failed, else

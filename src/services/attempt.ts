@@ -1,68 +1,77 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
-import type { WriteOperation } from '../operation.ts';
+import { type WriteOperation, writeTogether } from '../operation.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
-import {
-  type Claim,
-  type EndedAttempt,
-  endAttempt,
-  holdAttempt,
-  resumeTask,
-  StaleAttemptError,
-} from '../queue/task.ts';
-import { markAgentBusy, settleAgent, type TaskEnd } from './agent-status.ts';
+import { type Claim, type EndedAttempt, endAttempt, resumeTask, StaleAttemptError } from '../queue/task.ts';
+import { settleAgent, type TaskEnd } from './agent-status.ts';
 import { cancelApprovals, countPendingApprovals, type NewApproval, requestApproval } from './approval.ts';
 import { settlePlans } from './plan-state.ts';
 import { tables } from './table.ts';
 import { taskById } from './task.ts';
 
-const open = statement<TaskModel & { remaining: number } & Record<string, unknown>>(`
+type OpenedTask = TaskModel & { remaining: number; agentBecameBusy?: boolean } & Record<string, unknown>;
+
+const opening = `
   UPDATE tasks SET deadline_at = coalesce(deadline_at, started_at + make_interval(secs => $4::float8 / 1000))
   WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'
   RETURNING ${tables.task.columns},
-    (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`);
+    (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`;
+const open = statement<OpenedTask>(opening);
+// The agent's row comes behind the task's in the order of locks, also within one statement: it is found by the task's.
+const openAndOccupy = statement<OpenedTask>(`
+  WITH opened AS (${opening}), occupied AS (
+    UPDATE agents SET status = 'BUSY' FROM opened
+    WHERE agents.user_id = $1 AND agents.id = opened."agentId" AND agents.status <> 'BUSY'
+    RETURNING agents.id
+  )
+  SELECT opened.*, EXISTS (SELECT FROM occupied) AS "agentBecameBusy" FROM opened`);
 const sessionsOf = statement<{ taskId: string; sessionId: string | null }>(`
   SELECT id AS "taskId", session_id AS "sessionId" FROM tasks WHERE user_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id`);
-const setProgress = statement(`UPDATE tasks SET progress = $3, progress_note = $4 WHERE user_id = $1 AND id = $2`);
+const setProgress = statement<{ id: string }>(`
+  UPDATE tasks SET progress = $4, progress_note = $5
+  WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' RETURNING id`);
+
+/** A task whose attempt has begun, and the milliseconds that it may still run. */
+export interface Opened {
+  task: TaskModel;
+  remaining: number;
+}
 
 /**
  * Begins an attempt that may write.
  * @param timeout how long the task may run over all its attempts, in milliseconds
- * @returns the task, and the milliseconds that it may still run
  * @throws StaleAttemptError when the task was taken away since its claim
  * @throws DomainError TASK_ABANDONED when its workers died too often, TASK_TIMED_OUT when its time is over
  */
-export async function openAttempt(
-  operation: WriteOperation,
-  claim: Claim,
-  timeout: number,
-): Promise<{ task: TaskModel; remaining: number }> {
+export async function openAttempt(operation: WriteOperation, claim: Claim, timeout: number): Promise<Opened> {
   const [opened] = await operation.query(open, [operation.userId, claim.taskId, claim.attempt, timeout]);
+  return checkOpened(opened);
+}
+
+/** Begins an attempt as `openAttempt` does, marks its agent BUSY, and tells that it runs. */
+export async function startAttempt(operation: WriteOperation, claim: Claim, timeout: number): Promise<Opened> {
+  const begin = occupiesAgent(claim) ? openAndOccupy : open;
+  const [opened] = await operation.query<OpenedTask>(begin, [operation.userId, claim.taskId, claim.attempt, timeout]);
+  const { task, remaining } = checkOpened(opened);
+  if (task.agentId !== null && opened?.agentBecameBusy === true) {
+    operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });
+  }
+  operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: task.id, attempt: task.attempt });
+  return { task, remaining };
+}
+
+function checkOpened(opened: OpenedTask | undefined): Opened {
   if (opened === undefined) {
     throw new StaleAttemptError();
   }
-  const { remaining, ...task } = opened;
+  const { remaining, agentBecameBusy: _status, ...task } = opened;
   if (task.crashes >= mostCrashes) {
     throw new DomainError('TASK_ABANDONED', `Workers stopped ${task.crashes} times while they ran this task.`);
   }
   if (remaining <= 0) {
     throw new DomainError('TASK_TIMED_OUT', 'The task took too long.');
   }
-  return { task, remaining };
-}
-
-/** Begins an attempt as `openAttempt` does, and tells that it runs. */
-export async function startAttempt(
-  operation: WriteOperation,
-  claim: Claim,
-  timeout: number,
-): Promise<{ task: TaskModel; remaining: number }> {
-  const { task, remaining } = await openAttempt(operation, claim, timeout);
-  if (task.agentId !== null && occupiesAgent(claim)) {
-    await markAgentBusy(operation, task.agentId);
-  }
-  operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: task.id, attempt: task.attempt });
   return { task, remaining };
 }
 
@@ -74,29 +83,34 @@ export async function saveProgress(
   progress: number,
   note: string,
 ): Promise<void> {
-  await holdAttempt(operation, claim);
-  await operation.query(setProgress, [operation.userId, claim.taskId, progress, note]);
+  const [stored] = await operation.query(setProgress, [operation.userId, claim.taskId, claim.attempt, progress, note]);
+  if (stored === undefined) {
+    throw new StaleAttemptError();
+  }
   operation.emit({ type: 'task_progress', sessionId, taskId: claim.taskId, progress, note });
 }
 
 /**
- * Ends a task that is done, frees what waited for it, and settles its agent.
- * @param store writes the result in the same commit, before the task is told to be completed
+ * Ends a task that is done, frees what waited for it, and settles its agent. All that follows from the end goes out at once.
+ * @param store writes the result in the same commit, before the task is told to be completed. What it does to the task's
+ *   plan it must send without waiting for an answer.
  * @throws StaleAttemptError
  */
 export async function completeAttempt(
   operation: WriteOperation,
   claim: Claim,
-  store: (ended: EndedAttempt) => Promise<void> = async () => undefined,
+  store: (operation: WriteOperation, ended: EndedAttempt) => Promise<unknown> = async () => undefined,
 ): Promise<void> {
   const ended = await endAttempt(operation, claim, { state: 'COMPLETED' });
-  await settle(operation, claim, ended, 'completed');
-  await store(ended);
-  operation.emit({ type: 'task_completed', sessionId: ended.sessionId, taskId: claim.taskId });
-  if (ended.planId !== null) {
+  const { planId, sessionId } = ended;
+  await writeTogether(
+    operation,
+    (write) => settle(write, claim, ended, 'completed'),
+    (write) => store(write, ended),
+    async (write) => write.emit({ type: 'task_completed', sessionId, taskId: claim.taskId }),
     // Open tasks are left but for one case: that its composing task was cancelled.
-    await settlePlans(operation, [ended.planId], 'CANCELLED');
-  }
+    async (write) => planId !== null && settlePlans(write, [planId], 'CANCELLED'),
+  );
 }
 
 /**

@@ -1,7 +1,6 @@
-import { statement } from '../adapters/postgres.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
-import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { addModelStep, loadSteps, type ModelStep, type NewModelStep } from './agent-run.ts';
 import { loadTaskResults } from './assignment.ts';
@@ -9,6 +8,7 @@ import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
 import { orchestratorById } from './orchestrator.ts';
 import { listPlanTasks, planById } from './plan.ts';
+import { endPlan } from './plan-state.ts';
 
 /** Everything that composing a plan's answer needs to know, read in one transaction. */
 export interface Composing {
@@ -30,10 +30,6 @@ export interface PlanPart {
   /** Null unless it is completed. */
   result: string | null;
 }
-
-const endPlan = statement(`
-  UPDATE plans SET state = $3, finished_at = clock_timestamp(), updated_at = clock_timestamp()
-  WHERE user_id = $1 AND id = $2`);
 
 /** Reads what the run of a composing task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
 export async function loadComposing(operation: ReadOperation, task: TaskModel): Promise<Composing> {
@@ -78,13 +74,15 @@ export async function completePlan(
 ): Promise<void> {
   const { sessionId } = plan;
   const state = parts.every((part) => part.state === 'COMPLETED') ? 'COMPLETED' : 'FAILED';
-  await completeAttempt(operation, claim, async ({ answerId }) => {
-    if (step !== null) {
-      await addModelStep(operation, claim, step);
-    }
-    const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
-    await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
-    await operation.query(endPlan, [operation.userId, plan.id, state]);
-    operation.emit({ type: 'plan_ended', sessionId, planId: plan.id, state });
-  });
+  await completeAttempt(operation, claim, (write, { answerId }) =>
+    writeTogether(
+      write,
+      async (each) => step !== null && addModelStep(each, claim, step),
+      (each) => {
+        const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
+        return storeAnswer(each, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
+      },
+      (each) => endPlan(each, plan, state),
+    ),
+  );
 }

@@ -1,5 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
-import { badInput, DomainError } from '../errors.ts';
+import { badInput, DomainError, notFound } from '../errors.ts';
 import type { BusyPolicy } from '../generated/prisma/enums.ts';
 import type { MessageModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
@@ -7,7 +7,7 @@ import { enqueueTask } from '../queue/task.ts';
 import { currentOrchestrator } from './orchestrator.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
 import { checkQuota, checkTokensLeft } from './quota.ts';
-import { takePosition } from './session.ts';
+import { sessionLifeDays, takePosition } from './session.ts';
 import { rowsById, tables } from './table.ts';
 import { takeTurn } from './turn.ts';
 
@@ -37,9 +37,15 @@ const loadSessionMessages = childPages(messageList, 'session_id');
 
 const insert = statement<{ id: string }>(`
   INSERT INTO messages (user_id, session_id, position, role, content, plan_id) VALUES ($1, $2, $3, 'USER', $4, $5) RETURNING id`);
-const insertAnswer = statement(`
+// The session's row stays locked, so that places follow the order of commits.
+const insertAnswer = statement<{ position: number }>(`
+  WITH place AS (
+    UPDATE sessions SET message_count = message_count + 1, last_accessed_at = now(),
+      expires_at = now() + make_interval(days => ${sessionLifeDays})
+    WHERE user_id = $1 AND id = $3 RETURNING message_count AS position
+  )
   INSERT INTO messages (user_id, id, session_id, position, role, agent_id, plan_id, task_id, content)
-  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`);
+  SELECT $1, $2, $3, place.position, $4, $5, $6, $7, $8 FROM place RETURNING position`);
 const insertPlan = statement<{ id: string }>(`
   INSERT INTO plans (user_id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4) RETURNING id`);
 const hasAgents = statement<{ present: boolean }>(`SELECT EXISTS (SELECT FROM agents WHERE user_id = $1) AS present`);
@@ -129,18 +135,19 @@ export async function storeAnswer(
     content: string;
   },
 ): Promise<void> {
-  const position = await takePosition(operation, answer.sessionId, 'agent');
-  await operation.query(insertAnswer, [
+  const [stored] = await operation.query(insertAnswer, [
     operation.userId,
     answer.id,
     answer.sessionId,
-    position,
     answer.role,
     answer.agentId,
     answer.planId,
     answer.taskId,
     answer.content,
   ]);
+  if (stored === undefined) {
+    throw notFound('session');
+  }
   operation.emit({ type: 'message_created', sessionId: answer.sessionId, messageId: answer.id });
 }
 

@@ -4,7 +4,7 @@ import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { ApprovalState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
-import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { checkRoom, enqueueGraph, lockForGraph } from '../queue/graph.ts';
 import { type Claim, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { type ModelOutput, recordModelUse } from './agent-run.ts';
@@ -15,6 +15,7 @@ import { storeAnswer } from './message.ts';
 import { orchestratorById } from './orchestrator.ts';
 import { type PlanGraph, planById, taskGraph } from './plan.ts';
 import type { PlanDraft, PlanNode, TeamMember } from './plan-draft.ts';
+import { endPlan } from './plan-state.ts';
 import { checkQuota } from './quota.ts';
 
 /** Everything that making a plan needs to know, read in one transaction. */
@@ -78,23 +79,20 @@ const startPlan = statement(`
 const letPlanWait = statement(
   `UPDATE plans SET state = 'WAITING', updated_at = clock_timestamp() WHERE user_id = $1 AND id = $2`,
 );
-const endPlan = statement(`
-  UPDATE plans SET state = $3, finished_at = clock_timestamp(), updated_at = clock_timestamp()
-  WHERE user_id = $1 AND id = $2`);
 
 /** Reads what the run of a planning task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
 export async function loadPlanning(operation: ReadOperation, task: TaskModel): Promise<Planning> {
-  const plan = task.planId === null ? null : await planById(operation, task.planId);
-  if (plan === null || task.laneId === null) {
+  if (task.planId === null || task.laneId === null) {
     throw new StaleAttemptError();
   }
   // An orchestrator's lane has its id.
-  const [orchestrator, team, [approval = null]] = await Promise.all([
+  const [plan, orchestrator, team, [approval = null]] = await Promise.all([
+    planById(operation, task.planId),
     orchestratorById(operation, task.laneId),
     operation.query(findTeam, [operation.userId]),
-    operation.query(findApproval, [operation.userId, plan.id, task.id]),
+    operation.query(findApproval, [operation.userId, task.planId, task.id]),
   ]);
-  if (orchestrator === null) {
+  if (plan === null || orchestrator === null) {
     throw new StaleAttemptError();
   }
   return { task, plan, orchestrator, team, approval };
@@ -141,19 +139,20 @@ export async function settleDraft(
 ): Promise<void> {
   const { plan } = planning;
   const graph: PlanGraph = { tasks: draft.tasks, asks: await asksFirst(operation, planning, draft.tasks) };
-  await proceed(operation, claim, planning, graph, settings, async () => {
-    const { reason = null, message = null } = draft.fallback ?? {};
-    await operation.query(storeGraph, [operation.userId, plan.id, JSON.stringify(graph), reason, message]);
-    if (source.use !== null) {
-      await recordModelUse(operation, claim.taskId, source.use);
-    }
-    if (source.cacheKey !== null) {
-      await operation.query(forgetExpired, [operation.userId]);
-      const kept = [operation.userId, source.cacheKey, JSON.stringify(draft.tasks), settings.cacheLife];
-      await operation.query(keepInCache, kept);
-    }
-    return draft.fallback?.reason ?? null;
-  });
+  const { reason = null, message = null } = draft.fallback ?? {};
+  const stored = { ...planning, plan: { ...plan, fallbackReason: reason } };
+  await proceed(operation, claim, stored, graph, settings, (write) =>
+    writeTogether(
+      write,
+      (each) => each.query(storeGraph, [each.userId, plan.id, JSON.stringify(graph), reason, message]),
+      async (each) => source.use !== null && recordModelUse(each, claim.taskId, source.use),
+      async (each) => {
+        if (source.cacheKey !== null) {
+          await keepPlan(each, source.cacheKey, draft.tasks, settings.cacheLife);
+        }
+      },
+    ),
+  );
 }
 
 /**
@@ -185,21 +184,36 @@ export async function continuePlan(
   }
 }
 
-/** Asks or starts. @param store writes the plan itself, behind the locks. @returns why it is a simple plan, or null */
+async function keepPlan(
+  operation: WriteOperation,
+  key: string,
+  tasks: readonly PlanNode[],
+  life: number,
+): Promise<void> {
+  const { userId } = operation;
+  await writeTogether(
+    operation,
+    (write) => write.query(forgetExpired, [userId]),
+    (write) => write.query(keepInCache, [userId, key, JSON.stringify(tasks), life]),
+  );
+}
+
+/** Asks or starts. @param store writes the plan itself, behind the locks, and waits for nothing before it has sent it */
 async function proceed(
   operation: WriteOperation,
   claim: Claim,
   planning: Planning,
   graph: PlanGraph,
   settings: PlanningSettings,
-  store: () => Promise<string | null> = async () => planning.plan.fallbackReason,
+  store: (operation: WriteOperation) => Promise<void> = async () => undefined,
 ): Promise<void> {
   const { plan, orchestrator, task } = planning;
+  const { sessionId, fallbackReason } = plan;
   if (graph.asks) {
     await waitForApprovals(operation, claim, [
       {
         kind: 'PLAN',
-        sessionId: plan.sessionId,
+        sessionId,
         taskId: task.id,
         planId: plan.id,
         arguments: { tasks: graph.tasks },
@@ -207,24 +221,32 @@ async function proceed(
         expiresIn: settings.approvalLife,
       },
     ]);
-    await store();
-    await operation.query(letPlanWait, [operation.userId, plan.id]);
+    await writeTogether(operation, store, (write) => write.query(letPlanWait, [write.userId, plan.id]));
     return;
   }
   const lanes = Map.groupBy(graph.tasks, (node) => node.agentId);
-  await lockForGraph(operation, [orchestrator.id, ...lanes.keys()], task.id);
-  // The composing task takes the place of this one, so that a plan is not lost to a full lane of its orchestrator.
-  const gone = await checkRoom(operation, new Map([...lanes].map(([lane, nodes]) => [lane, nodes.length])));
-  if (gone.length > 0) {
-    throw new DomainError('NOT_FOUND', 'An agent of the plan was deleted.');
-  }
-  await completeAttempt(operation, claim, async () => {
-    const ids = new Map(graph.tasks.map((node) => [node.key, uuidv7()]));
-    await enqueueGraph(operation, taskGraph(plan, task, orchestrator.id, { nodes: graph.tasks, ids, done: new Map() }));
-    const fallbackReason = await store();
-    await operation.query(startPlan, [operation.userId, plan.id]);
-    operation.emit({ type: 'task_plan_created', sessionId: plan.sessionId, planId: plan.id, fallbackReason });
-  });
+  const wanted = new Map([...lanes].map(([lane, nodes]) => [lane, nodes.length]));
+  await writeTogether(
+    operation,
+    (write) => lockForGraph(write, [orchestrator.id, ...lanes.keys()], task.id),
+    // The composing task takes the place of this one, so that a plan is not lost to a full lane of its orchestrator.
+    async (write) => {
+      if ((await checkRoom(write, wanted)).length > 0) {
+        throw new DomainError('NOT_FOUND', 'An agent of the plan was deleted.');
+      }
+    },
+  );
+  const ids = new Map(graph.tasks.map((node) => [node.key, uuidv7()]));
+  const tasks = taskGraph(plan, task, orchestrator.id, { nodes: graph.tasks, ids, done: new Map() });
+  await completeAttempt(operation, claim, (write) =>
+    writeTogether(
+      write,
+      (each) => enqueueGraph(each, tasks),
+      store,
+      (each) => each.query(startPlan, [each.userId, plan.id]),
+      async (each) => each.emit({ type: 'task_plan_created', sessionId, planId: plan.id, fallbackReason }),
+    ),
+  );
   await checkQuota(operation, 'CONCURRENT_TASKS');
 }
 
@@ -238,12 +260,16 @@ async function declinePlan(
   const { sessionId } = plan;
   const reason = state === 'REJECTED' ? 'you rejected it' : 'nobody approved it in time';
   const content = `The plan was not run, because ${reason}.${note === null ? '' : `\n\nYour note: ${note}`}`;
-  await completeAttempt(operation, claim, async ({ answerId }) => {
-    const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
-    await storeAnswer(operation, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
-    await operation.query(endPlan, [operation.userId, plan.id, state]);
-    operation.emit({ type: 'plan_ended', sessionId, planId: plan.id, state });
-  });
+  await completeAttempt(operation, claim, (write, { answerId }) =>
+    writeTogether(
+      write,
+      (each) => {
+        const from = { role: 'ORCHESTRATOR', agentId: null, planId: plan.id } as const;
+        return storeAnswer(each, { id: answerId, sessionId, taskId: claim.taskId, content, ...from });
+      },
+      (each) => endPlan(each, plan, state),
+    ),
+  );
 }
 
 async function asksFirst(operation: ReadOperation, planning: Planning, tasks: readonly PlanNode[]): Promise<boolean> {

@@ -25,7 +25,7 @@ const listRules = z.object({
 });
 
 /** A session that nobody uses expires after this many days. */
-const lifeDays = 30;
+export const sessionLifeDays = 30;
 
 const sessionList: List<SessionModel> = {
   table: tables.session,
@@ -40,7 +40,7 @@ const loadSessions = rowsById<SessionModel>(tables.session);
 
 const insert = statement<{ id: string }>(`
   INSERT INTO sessions (user_id, title, client_address, busy_policy, expires_at)
-  VALUES ($1, $2, $3, $4, now() + make_interval(days => ${lifeDays})) RETURNING id`);
+  VALUES ($1, $2, $3, $4, now() + make_interval(days => ${sessionLifeDays})) RETURNING id`);
 const update = statement<{ id: string }>(`
   UPDATE sessions SET title = coalesce($3, title), busy_policy = coalesce($4, busy_policy)
   WHERE user_id = $1 AND id = $2 RETURNING id`);
@@ -51,7 +51,7 @@ const lock = statement<{ expired: boolean; busyPolicy: BusyPolicy }>(`
   WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
 const touch = statement<{ position: number }>(`
   UPDATE sessions SET message_count = message_count + 1, request_count = request_count + $3::int, last_accessed_at = now(),
-    expires_at = now() + make_interval(days => ${lifeDays})
+    expires_at = now() + make_interval(days => ${sessionLifeDays})
   WHERE user_id = $1 AND id = $2 RETURNING message_count AS position`);
 
 /** The caller's session of that id, or null. */

@@ -1,6 +1,6 @@
 import { statement } from '../adapters/postgres.ts';
-import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { type Claim, holdAttempt } from '../queue/task.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import type { Arguments } from './arguments.ts';
 
 /** How a call of a tool came out: it ran well, it ran and failed, its user declined it, or it can't be made. */
@@ -49,13 +49,19 @@ export function positionOfCall(callId: string): number {
 const ofTask = statement<CallStep & Record<string, unknown>>(
   `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'TOOL' ORDER BY position`,
 );
-const save = statement(`
-  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at, finished_at)
-  SELECT $1, $2, entry.position, 'TOOL', $3, entry.output, entry.started_at,
-    CASE WHEN entry.ended THEN clock_timestamp() END
-  FROM unnest($4::integer[], $5::jsonb[], $6::timestamptz[], $7::boolean[]) AS entry (position, output, started_at, ended)
-  ON CONFLICT (user_id, task_id, position) DO UPDATE
-    SET attempt = excluded.attempt, output = excluded.output, finished_at = excluded.finished_at`);
+const save = statement<{ id: string }>(`
+  WITH held AS (
+    SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE
+  ), saved AS (
+    INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at, finished_at)
+    SELECT $1, held.id, entry.position, 'TOOL', $3, entry.output, entry.started_at,
+      CASE WHEN entry.ended THEN clock_timestamp() END
+    FROM held, unnest($4::integer[], $5::jsonb[], $6::timestamptz[], $7::boolean[])
+      AS entry (position, output, started_at, ended)
+    ON CONFLICT (user_id, task_id, position) DO UPDATE
+      SET attempt = excluded.attempt, output = excluded.output, finished_at = excluded.finished_at
+  )
+  SELECT id FROM held`);
 const tellProgress = statement<{ progress: number; sessionId: string | null }>(`
   UPDATE tasks SET progress = greatest(progress, $3), progress_note = $4 WHERE user_id = $1 AND id = $2
   RETURNING progress, session_id AS "sessionId"`);
@@ -77,20 +83,37 @@ export async function saveCalls(
   entries: readonly CallEntry[],
   told: { progress: number; note: string } | null = null,
 ): Promise<void> {
-  await holdAttempt(operation, claim);
-  await operation.query(save, [
+  await writeTogether(
+    operation,
+    async (write) => {
+      const [held] = await write.query(save, [
+        write.userId,
+        claim.taskId,
+        claim.attempt,
+        entries.map((entry) => entry.position),
+        entries.map((entry) => JSON.stringify(entry.output)),
+        entries.map((entry) => entry.startedAt),
+        entries.map((entry) => entry.output.result !== null),
+      ]);
+      if (held === undefined) {
+        throw new StaleAttemptError();
+      }
+    },
+    async (write) => told !== null && tellCalls(write, claim.taskId, told),
+  );
+}
+
+async function tellCalls(
+  operation: WriteOperation,
+  taskId: string,
+  { progress: reached, note }: { progress: number; note: string },
+): Promise<void> {
+  for (const { progress, sessionId } of await operation.query(tellProgress, [
     operation.userId,
-    claim.taskId,
-    claim.attempt,
-    entries.map((entry) => entry.position),
-    entries.map((entry) => JSON.stringify(entry.output)),
-    entries.map((entry) => entry.startedAt),
-    entries.map((entry) => entry.output.result !== null),
-  ]);
-  if (told !== null) {
-    const values = [operation.userId, claim.taskId, told.progress, told.note];
-    for (const { progress, sessionId } of await operation.query(tellProgress, values)) {
-      operation.emit({ type: 'task_progress', sessionId, taskId: claim.taskId, progress, note: told.note });
-    }
+    taskId,
+    reached,
+    note,
+  ])) {
+    operation.emit({ type: 'task_progress', sessionId, taskId, progress, note });
   }
 }

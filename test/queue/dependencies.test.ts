@@ -195,7 +195,9 @@ describe('parents that end at the same moment', () => {
         claims.map((claim) =>
           queue
             .operation(graph.user)
-            .write((write) => completeAttempt(write, claim, async (ended) => void released.push(...ended.released))),
+            .write((write) =>
+              completeAttempt(write, claim, async (_write, ended) => void released.push(...ended.released)),
+            ),
         ),
       );
       expect(released).toEqual([graph.ids.child]);

@@ -111,13 +111,15 @@ it('tries again later when the database was away in the middle of a run', async 
 
 it('ends its old run of a task that was taken away and that it has claimed anew', async () => {
   const id = await addTask();
+  const begun: number[] = [];
   const ended: number[] = [];
   const { id: workerId, running } = await work(async (run) => {
+    begun.push(run.claim.attempt);
     await new Promise<void>((resolve) => run.signal.addEventListener('abort', () => resolve(), { once: true }));
     ended.push(run.claim.attempt);
     throw run.signal.reason;
   });
-  await reaches(id, 'RUNNING');
+  await waitFor('the run to begin', () => begun.length === 1);
   // It seemed dead for a moment, as after a pause of the whole process.
   await waitFor('the rescue', async () => {
     await queue.silence(workerId, 60);
