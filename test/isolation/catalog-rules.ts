@@ -74,7 +74,7 @@ export const engineReads: Record<string, readonly string[]> = {
     'ctid',
   ],
   task_dependencies: ['user_id', 'parent_id'],
-  users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at'],
+  users: ['id', 'event_sequence', 'events_checked_sequence', 'events_checked_at', 'has_many_events'],
   approvals: ['user_id', 'id', 'state', 'expires_at'],
   sessions: ['user_id', 'id', 'expires_at'],
   tools: ['user_id', 'id', 'secrets_key_id'],
@@ -108,7 +108,6 @@ export const expectedIndexes: ReadonlySet<string> = new Set([
   'approvals_expiry_idx',
   'sessions_expires_at_idx',
   'users_events_checked_at_idx',
-  'users_events_unchecked_idx',
   // Upkeep finds over all users whose secrets an old key sealed.
   'tools_secrets_key_id_idx',
   'mcp_servers_secrets_key_id_idx',
@@ -134,10 +133,12 @@ export const expectedDefiners: readonly [RegExp, owner: string, callers: string[
     ['app_worker'],
   ],
   [
-    /^queue\.(claim|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim|secrets_to_reseal|calls_to_settle)\(.+\)$/,
+    /^queue\.(claim|offer|complete|heartbeat|rescue|put_back|retire|leads|stuck|census|expired_approvals|expired_sessions|users_to_trim|secrets_to_reseal|calls_to_settle)\(.+\)$/,
     'app_queue',
     ['app_worker'],
   ],
+  // A new task is given to a worker at once: of all workers' rows it tells the id of the one it took, and nothing of any task.
+  [/^queue\.take_worker\(uuid,text,text\)$/, 'app_queue', ['app_user']],
   // Triggers and what they call.
   [/^queue\.(add_tenant|count_(tasks|lanes|bytes|documents)_after_(insert|update|delete))\(\)$/, 'app_queue', []],
 ];
