@@ -16,7 +16,8 @@ import {
 } from './outbox.ts';
 import { defaultTerms, type Terms } from './terms.ts';
 
-export type AfterCommit = (channel: Channel) => void;
+/** @param write begins another write of the same user */
+export type AfterCommit = (channel: Channel, write: Operation['write']) => void;
 
 /** Loads many values by key in one statement; the result has the order and length of the keys. */
 export type BatchLoad<Key, Value> = (operation: ReadOperation, keys: readonly Key[]) => Promise<Value[]>;
@@ -44,6 +45,8 @@ export interface ReadOperation {
 /** What a service function needs to change something: one transaction, its events, and what may follow its commit. */
 export interface WriteOperation extends ReadOperation {
   readonly origin: Origin;
+  /** Whom live messages of this process reach, for what is to be told after the commit; null when that is nobody. */
+  readonly reach: string | null;
   /**
    * The last statement of the work. The commit travels with it, so that both take one trip: when the rows are there they are
    * committed, whatever the work then comes to. Nothing can be written or emitted behind it.
@@ -167,6 +170,7 @@ async function runWrite<Result>(
     const operation: WriteOperation = {
       userId,
       origin,
+      reach: resources.channel.reach(),
       clock: resources.clock,
       terms: resources.terms ?? defaultTerms,
       query: (prepared, values) => transaction.query(prepared, values),
@@ -190,7 +194,7 @@ async function runWrite<Result>(
       const stored = await (committed ?? commit());
       publishEvents(resources.channel, userId, stored);
       for (const hook of hooks) {
-        hook(resources.channel);
+        hook(resources.channel, (later) => runWrite(resources, userId, origin, later));
       }
       return result;
     } catch (error) {

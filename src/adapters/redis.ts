@@ -1,3 +1,5 @@
+import { randomUUID } from 'node:crypto';
+import type { EventEmitter } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { PubSub, type PubSubEngine } from 'graphql-subscriptions';
@@ -12,6 +14,10 @@ import type { Log } from './log.ts';
 export interface Channel {
   /** Hands a JSON value to all who listen now. Never throws and never waits for a lost Redis. */
   publish(topic: string, message: unknown): void;
+  /** Publishes as `publish` does. @returns whether anybody heard it, as far as that can be known. */
+  tell(topic: string, message: unknown): Promise<boolean>;
+  /** Whom messages of this process reach right now, and whose reach it: all who say the same. Null is nobody. */
+  reach(): string | null;
   /** Calls the listener for every message from now on; the returned function ends that, and may be called twice. */
   subscribe(topic: string, listener: (message: unknown) => void): Promise<() => void>;
   /** Whether messages reach other processes right now. */
@@ -30,10 +36,18 @@ export function createChannel(options: { url: string | null; log: Log }): Channe
 
 function processChannel(): Channel {
   const engine = new PubSub();
+  const { ee: emitter } = engine as unknown as { ee: EventEmitter };
   // One listener per subscription is expected, not a leak.
-  (engine as unknown as { ee: { setMaxListeners(count: number): void } }).ee.setMaxListeners(0);
+  emitter.setMaxListeners(0);
+  const reach = `process ${randomUUID()}`;
   return {
     publish: (topic, message) => void engine.publish(topic, message),
+    tell: async (topic, message) => {
+      const isHeard = emitter.listenerCount(topic) > 0;
+      await engine.publish(topic, message);
+      return isHeard;
+    },
+    reach: () => reach,
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
     status: () => 'in-process',
     onRestored: () => () => undefined,
@@ -72,6 +86,7 @@ function redisChannel(url: string, log: Log): Channel {
       log.warn({ reason }, what);
     }
   };
+  const isConnected = (): boolean => publisher.status === 'ready' && subscriber.status === 'ready';
   let connectedBefore = false;
   subscriber.on('ready', () => {
     if (!connectedBefore) {
@@ -94,8 +109,17 @@ function redisChannel(url: string, log: Log): Channel {
         engine.publish(topic, message).catch((error: Error) => warn(error.message, 'publish failed'));
       }
     },
+    tell: async (topic, message) => {
+      try {
+        return (await publisher.publish(topic, JSON.stringify(message))) > 0;
+      } catch (error) {
+        warn(error instanceof Error ? error.message : String(error), 'telling failed');
+        return false;
+      }
+    },
+    reach: () => (isConnected() ? 'redis' : null),
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
-    status: () => (publisher.status === 'ready' && subscriber.status === 'ready' ? 'connected' : 'disconnected'),
+    status: () => (isConnected() ? 'connected' : 'disconnected'),
     onRestored: (listener) => {
       restored.add(listener);
       return () => void restored.delete(listener);

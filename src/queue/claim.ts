@@ -7,8 +7,9 @@ const claim = statement<Claim & Record<string, unknown>>(
 const heartbeat = statement<Attempt & { isLost: boolean } & Record<string, unknown>>(
   `SELECT task_id AS "taskId", attempt, is_lost AS "isLost" FROM queue.heartbeat($1, $2::uuid[], $3::integer[])`,
 );
+const offer = statement(`SELECT queue.offer($1, $2, $3, $4)`);
 const putBack = statement<{ released: number }>(
-  `SELECT queue.put_back($1, $2::uuid[], $3::integer[], true) AS released`,
+  `SELECT queue.put_back($1, $2::uuid[], $3::integer[], $4) AS released`,
 );
 const complete = statement<{ taskId: string }>(
   `SELECT task_id AS "taskId" FROM queue.complete($1, $2::uuid[], $3::integer[], $4)`,
@@ -51,6 +52,20 @@ export function claimTasks(
   return database.query(claim, [workerId, slots, kinds]);
 }
 
+/** What a worker takes unasked. */
+export interface Offer {
+  /** Tasks that it runs at once, those included that it has. */
+  slots: number;
+  kinds: readonly string[];
+  /** Whose messages reach it; null takes the offer back. */
+  reach: string | null;
+}
+
+/** Lets those who add tasks give them to the worker at once. Never waits for one of them. */
+export async function offerSlots(database: Statements, workerId: string, given: Offer): Promise<void> {
+  await database.query(offer, [workerId, given.slots, given.kinds, given.reach]);
+}
+
 /** Shows that the worker is alive. @returns where the table differs from the attempts that it runs */
 export async function beat(database: Statements, workerId: string, running: readonly Attempt[]): Promise<Differences> {
   const rows = await database.query(heartbeat, [
@@ -82,16 +97,18 @@ export async function completeAttempts(
   return new Set(left.map(({ taskId }) => taskId));
 }
 
-/** Queues forgotten tasks of a worker again; each counts as a crash. @returns how many. */
+/** Queues tasks of a worker again that it does not run, and counts that as a crash where it is one. @returns how many. */
 export async function putBackTasks(
   database: Statements,
   workerId: string,
-  forgotten: readonly Attempt[],
+  held: readonly Attempt[],
+  isCrash: boolean,
 ): Promise<number> {
   const [row] = await database.query(putBack, [
     workerId,
-    forgotten.map((attempt) => attempt.taskId),
-    forgotten.map((attempt) => attempt.attempt),
+    held.map((attempt) => attempt.taskId),
+    held.map((attempt) => attempt.attempt),
+    isCrash,
   ]);
   return row?.released ?? 0;
 }

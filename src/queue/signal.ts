@@ -2,6 +2,10 @@ import type { Channel } from '../adapters/redis.ts';
 
 /** Tells workers that there may be something to claim. It carries nothing of any user. */
 export const wakeTopic = 'tasks:wake';
+/** Tells one worker of a task that it was given. */
+export function givenTopic(workerId: string): string {
+  return `tasks:given:${workerId}`;
+}
 /** Tells workers which runs to abort. Task ids only; a worker knows which are its own. */
 export const abortTopic = 'tasks:abort';
 

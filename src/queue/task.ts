@@ -1,8 +1,9 @@
 import { statement } from '../adapters/postgres.ts';
+import type { Channel } from '../adapters/redis.ts';
 import { DomainError, type ErrorCode } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { Operation, WriteOperation } from '../operation.ts';
-import { abortRuns, wakeWorkers } from './signal.ts';
+import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
 export interface Claim {
@@ -62,6 +63,9 @@ export interface CancelledTask {
   became: 'CANCELLED' | 'SKIPPED';
 }
 
+/** A task that was just added, and the worker that it was given to; null leaves it to whoever claims it. */
+type AddedTask = { id: string; attempt: number; workerId: string | null };
+
 /** The refusal of a lane in which as many tasks wait as may. */
 export function queueFull(limit: number, field: string): DomainError {
   return new DomainError('AGENT_QUEUE_FULL', `The agent already has ${limit} waiting tasks.`, { field, retryAfter: 5 });
@@ -75,28 +79,48 @@ export class StaleAttemptError extends Error {
   }
 }
 
-const insert = statement<{ id: string; state: TaskState }>(`
+/** What stands in the columns of a task that was given to a worker at once, and in those of one that was not. */
+const given = `
+  (CASE WHEN worker.id IS NULL THEN 'QUEUED' ELSE 'RUNNING' END)::task_state, (worker.id IS NOT NULL)::integer, worker.id,
+  CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() END`;
+const insert = statement<AddedTask>(`
+  WITH worker AS MATERIALIZED (
+    SELECT CASE WHEN $12::text IS NOT NULL AND ($7::integer IS NULL OR NOT EXISTS (
+      SELECT FROM tasks
+      WHERE user_id = $1 AND session_id = $5 AND session_order < $7
+        AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
+    )) THEN queue.take_worker($3, $2, $12) END AS id
+  )
+  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
+    plan_id, state, attempt, worker_id, started_at)
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, ${given} FROM worker
+  RETURNING id, attempt, worker_id AS "workerId"`);
+const insertBelow = statement<{ id: string; state: TaskState }>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
     plan_id, state, finished_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13,
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
     (CASE WHEN parents.lost THEN 'SKIPPED' WHEN parents.open THEN 'BLOCKED' ELSE 'QUEUED' END)::task_state,
     CASE WHEN parents.lost THEN clock_timestamp() END
   FROM (
-    SELECT coalesce($10 AND bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
+    SELECT coalesce($13 AND bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
       coalesce(bool_or(tasks.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), false) AS open
-    FROM unnest($9::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
+    FROM unnest($12::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
   RETURNING id, state`);
-const insertJob = statement<{ id: string | null; limit: number }>(`
+const insertJob = statement<{ [Key in keyof AddedTask]: AddedTask[Key] | null } & { limit: number }>(`
   WITH lane AS MATERIALIZED (
     SELECT id, agent_id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
     WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE
+  ), worker AS MATERIALIZED (
+    SELECT CASE WHEN $7::text IS NOT NULL AND lane.waiting < lane.limit THEN queue.take_worker(lane.id, $3, $7) END AS id
+    FROM lane
   ), added AS (
-    INSERT INTO tasks (user_id, kind, lane_id, agent_id, input, request_id, traceparent)
-    SELECT $1, $3, lane.id, lane.agent_id, $4, $5, $6 FROM lane WHERE lane.waiting < lane.limit
-    RETURNING id
+    INSERT INTO tasks (user_id, kind, lane_id, agent_id, input, request_id, traceparent, state, attempt, worker_id, started_at)
+    SELECT $1, $3, lane.id, lane.agent_id, $4, $5, $6, ${given} FROM lane, worker WHERE lane.waiting < lane.limit
+    RETURNING id, attempt, worker_id AS "workerId"
   )
-  SELECT added.id, lane.limit FROM lane LEFT JOIN added ON true`);
+  SELECT added.id, added.attempt, added."workerId", lane.limit FROM lane LEFT JOIN added ON true`);
+const takeBack = statement<{ isQueued: boolean }>(`SELECT queue.take_back($1, $2) AS "isQueued"`);
 const lockLanes = statement(`SELECT queue.lock_lanes($1::uuid[])`);
 const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
@@ -113,17 +137,13 @@ const hold = statement<{ id: string }>(
 );
 
 /**
- * Adds a task in the caller's transaction and wakes workers after its commit. With parents it is BLOCKED until the
- * last of them has ended; when it needs their success and one of them has ended otherwise by now, or is gone, it is
- * SKIPPED at once.
+ * Adds a task in the caller's transaction, and gives it to a worker at once where one has nothing else to do; else it
+ * wakes workers after the commit. With parents it is BLOCKED until the last of them has ended; when it needs their success
+ * and one of them has ended otherwise by now, or is gone, it is SKIPPED at once.
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
   const { parentIds: parents = [], needsSuccess = true } = task;
-  if (parents.length > 0) {
-    // A parent that ends right now must either be seen as ended here or see the link.
-    await lockTaskLanes(operation, parents);
-  }
-  const [row] = await operation.query(insert, [
+  const values = [
     operation.userId,
     task.kind,
     task.laneId,
@@ -132,18 +152,25 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     task.messageId,
     task.sessionOrder,
     JSON.stringify(task.input ?? {}),
-    parents,
-    needsSuccess,
     operation.origin.requestId,
     operation.origin.traceparent,
     task.planId ?? null,
-  ]);
+  ];
+  if (parents.length === 0) {
+    const [added] = await operation.query(insert, [...values, operation.reach]);
+    if (added === undefined) {
+      throw new Error('the task was not stored');
+    }
+    letStart(operation, added, task.kind);
+    return added.id;
+  }
+  // A parent that ends right now must either be seen as ended here or see the link.
+  await lockTaskLanes(operation, parents);
+  const [row] = await operation.query(insertBelow, [...values, parents, needsSuccess]);
   if (row === undefined) {
     throw new Error('the task was not stored');
   }
-  if (parents.length > 0) {
-    await operation.query(link, [operation.userId, row.id, parents, needsSuccess]);
-  }
+  await operation.query(link, [operation.userId, row.id, parents, needsSuccess]);
   if (row.state === 'SKIPPED') {
     operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
   }
@@ -164,16 +191,47 @@ export function enqueueJob(
   return operation.write(async (write) => {
     const input = JSON.stringify(job.input ?? {});
     const { requestId, traceparent } = write.origin;
-    const values = [write.userId, job.laneId, job.kind, input, requestId, traceparent];
+    const values = [write.userId, job.laneId, job.kind, input, requestId, traceparent, write.reach];
     const [row] = await write.queryAndCommit(insertJob, values);
     if (row === undefined) {
       return null;
     }
-    if (row.id === null) {
+    const { id, attempt, workerId } = row;
+    if (id === null || attempt === null) {
       throw queueFull(row.limit, field);
     }
-    write.afterCommit(wakeWorkers);
-    return row.id;
+    letStart(write, { id, attempt, workerId }, job.kind);
+    return id;
+  });
+}
+
+/** Tells the worker that was given the task, or all of them that there is one. */
+function letStart(operation: WriteOperation, added: AddedTask, kind: string): void {
+  const { id: taskId, attempt, workerId } = added;
+  if (workerId === null) {
+    operation.afterCommit(wakeWorkers);
+    return;
+  }
+  const claim: Claim = { userId: operation.userId, taskId, attempt, kind };
+  operation.afterCommit((channel, write) => {
+    // What can't be put right here either is found by the worker's signs of life, or by the end of its lease.
+    tellWorker(channel, write, workerId, claim).catch(() => undefined);
+  });
+}
+
+async function tellWorker(
+  channel: Channel,
+  write: Operation['write'],
+  workerId: string,
+  claim: Claim,
+): Promise<void> {
+  if (await channel.tell(givenTopic(workerId), claim)) {
+    return;
+  }
+  // It died a moment ago, or its messages don't arrive: others shall have the task.
+  await write(async (operation) => {
+    await operation.query(takeBack, [claim.taskId, claim.attempt]);
+    operation.afterCommit(wakeWorkers);
   });
 }
 

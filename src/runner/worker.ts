@@ -1,6 +1,14 @@
 import { v7 as uuidv7 } from 'uuid';
-import { type Attempt, beat, claimTasks, completeAttempts, putBackTasks, retireWorker } from '../queue/claim.ts';
-import { abortTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
+import {
+  type Attempt,
+  beat,
+  claimTasks,
+  completeAttempts,
+  offerSlots,
+  putBackTasks,
+  retireWorker,
+} from '../queue/claim.ts';
+import { abortTopic, givenTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
 import { startLoop } from './loop.ts';
 import { RunAbandonedError } from './run-attempt.ts';
@@ -67,6 +75,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     return runJob(runResources, job, completeJob, claim, abandoned);
   };
   const start = (claim: Claim): void => {
+    metrics.tasksClaimed.add({ kind: claim.kind });
     const abandon = new AbortController();
     const priority = options.backgroundKinds?.includes(claim.kind) === true ? 'BACKGROUND' : 'INTERACTIVE';
     const model = resources.modelFor({ userId: claim.userId, priority });
@@ -90,15 +99,28 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     if (free <= 0) {
       return;
     }
-    const claims = await claimTasks(forClaims, id, free, kinds);
+    // What is left over may be filled by those who add tasks.
+    const [claims] = await Promise.all([
+      claimTasks(forClaims, id, free, kinds),
+      offerSlots(forClaims, id, { slots: options.slots, kinds, reach: channel.reach() }),
+    ]);
     for (const claim of claims) {
-      metrics.tasksClaimed.add({ kind: claim.kind });
       start(claim);
     }
     if (claims.length === free) {
       // This worker is full and there may be more: others shall look.
       wakeWorkers(channel);
     }
+  };
+
+  const takeGiven = (claim: Claim): void => {
+    if (!stopping) {
+      start(claim);
+      return;
+    }
+    putBackTasks(database, id, [claim], false)
+      .then(() => wakeWorkers(channel))
+      .catch((error: unknown) => log.error({ err: error, workerId: id }, 'a task was not handed on'));
   };
 
   // At most one claim is under way; a wake-up in the meantime leads to exactly one more.
@@ -133,7 +155,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     const certain = forgotten.filter((attempt) => suspects.has(attemptKey(attempt)));
     suspects = new Set(forgotten.map(attemptKey));
     if (certain.length > 0) {
-      const putBack = await putBackTasks(database, id, certain);
+      const putBack = await putBackTasks(database, id, certain, true);
       metrics.tasksForgotten.add({}, putBack);
       log.warn({ workerId: id, putBack }, 'tasks that this worker had lost sight of are due again');
       wakeWorkers(channel);
@@ -146,6 +168,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   if (Object.keys(jobs).length > 0) {
     await completeAttempts(forEnds, id, []);
   }
+  const stopTaking = await channel.subscribe(givenTopic(id), (claim) => takeGiven(claim as Claim));
   const stopListening = await channel.subscribe(wakeTopic, claimMore);
   const stopAborting = await channel.subscribe(abortTopic, (message) => {
     const { taskIds } = message as { taskIds: string[] };
@@ -170,6 +193,9 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
       clearInterval(poll);
       stopListening();
       await claiming;
+      await offerSlots(forClaims, id, { slots: 0, kinds, reach: null }).catch((error: unknown) =>
+        log.error({ err: error, workerId: id }, 'a stopping worker could not take its offer back'),
+      );
       await settled(runs, options.stopTimeout);
       for (const run of runs) {
         run.abandon.abort(new RunAbandonedError('worker is stopping'));
@@ -177,6 +203,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
       // A run that ignores its signal must not hold the shutdown: handing its task back takes its power away.
       await settled(runs, abortTimeout);
       stopAborting();
+      stopTaking();
       for (const stopOne of stopWatching) {
         stopOne();
       }

@@ -145,9 +145,9 @@ describe('statements of a query', () => {
   });
 });
 
-/** What a statement works on: its first verb with a table. */
+/** What a statement works on: what it adds to, else its first verb with a table. */
 function summary(text: string): string {
-  return /\b(?:FROM|UPDATE|INTO) \w+/.exec(text)?.[0] ?? text;
+  return (/\bINTO \w+/.exec(text) ?? /\b(?:FROM|UPDATE) \w+/.exec(text))?.[0] ?? text;
 }
 
 describe('statements of a mutation', () => {
@@ -163,7 +163,7 @@ describe('statements of a mutation', () => {
       'INTO tasks',
       'FROM users',
       'FROM quotas',
-      'UPDATE users',
+      'INTO events',
     ]);
     expect(sent.slice(sent.indexOf('COMMIT') + 2, -1).map(summary)).toEqual([
       'FROM messages',

@@ -38,6 +38,7 @@ const add = (agent: number, parents: number[] = [], needsSuccess = true): Action
   needsSuccess,
 });
 const claim = (worker: number, slots: number): Action => ({ do: 'claim', worker, slots });
+const offer = (worker: number, slots: number): Action => ({ do: 'offer', worker, slots });
 
 /** Faults put into the functions of a throw-away database, each of which the property above must find. */
 const faults: Fault[] = [
@@ -73,6 +74,20 @@ const faults: Fault[] = [
     from: 'least(share, tenants.max_running - tenants.running)',
     to: 'share',
     shownBy: [[add(2), add(2), add(2)], [claim(0, 4)]],
+  },
+  {
+    fault: 'a hand-over that forgets the limit of the user',
+    of: 'queue.take_worker(uuid,text,text)',
+    from: 'AND tenants.running < tenants.max_running',
+    to: '',
+    shownBy: [[offer(0, 8)], [add(2)], [add(2)], [add(2)]],
+  },
+  {
+    fault: 'a hand-over that forgets the limit of the agent',
+    of: 'queue.take_worker(uuid,text,text)',
+    from: 'AND lanes.running < lanes.max_running',
+    to: '',
+    shownBy: [[offer(0, 8)], [add(1)], [add(1)]],
   },
   {
     fault: 'a parent that releases its children alone',

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { v7 as uuidv7 } from 'uuid';
 import { DomainError } from '../../src/errors.ts';
-import { beat, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
+import { beat, offerSlots, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
+import { givenTopic } from '../../src/queue/signal.ts';
 import { type Claim, endAttempt, resumeTask, StaleAttemptError } from '../../src/queue/task.ts';
 import { completeAgentRun, saveModelStep } from '../../src/services/agent-run.ts';
 import { decideApproval, expireApproval, type NewApproval } from '../../src/services/approval.ts';
@@ -14,7 +15,7 @@ import { createWatch, type Watch, waitingRule } from './invariants.ts';
 /** What can happen. Numbers count back from the newest of what there is, so that any list of actions makes sense. */
 export type Action =
   | { do: 'enqueue'; agent: number; session: number | null; parents: number[]; needsSuccess: boolean }
-  | { do: 'claim'; worker: number; slots: number }
+  | { do: 'claim' | 'offer'; worker: number; slots: number }
   | { do: 'write'; run: number; what: 'start' | 'progress' | 'step' }
   | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'ask' }
   | { do: 'decide'; approval: number; how: 'APPROVED' | 'REJECTED' | 'expire' | 'ask again' }
@@ -40,7 +41,14 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       needsSuccess: fc.boolean(),
     }),
   },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('claim'), worker, slots: fc.integer({ min: 1, max: 8 }) }) },
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constantFrom('claim', 'claim', 'claim', 'offer'),
+      worker,
+      slots: fc.integer({ min: 1, max: 8 }),
+    }),
+  },
   {
     weight: 3,
     arbitrary: fc.record({ do: fc.constant('write'), run: some, what: fc.constantFrom('start', 'progress', 'step') }),
@@ -82,12 +90,16 @@ export function keepsInvariants(queue: TestQueue): fc.IAsyncProperty<[Action[][]
   return fc.asyncProperty(interleaving, async (steps) => {
     const watch = createWatch(queue.database);
     const world = await createWorld(queue, watch);
-    for (const step of steps) {
-      const faults = await Promise.all(step.map((each) => world.perform(each).catch(reportUnexpected)));
-      report('impossible events', faults.flat());
-      await check(watch, world);
+    try {
+      for (const step of steps) {
+        const faults = await Promise.all(step.map((each) => world.perform(each).catch(reportUnexpected)));
+        report('impossible events', faults.flat());
+        await check(watch, world);
+      }
+      await world.finishAll(() => check(watch, world));
+    } finally {
+      world.close();
     }
-    await world.finishAll(() => check(watch, world));
   });
 }
 
@@ -117,6 +129,7 @@ interface World {
   doubleClaims(): string[];
   /** Lets a worker in good health do all that is left. @throws Error when something never gets done */
   finishAll(afterEach: () => Promise<void>): Promise<void>;
+  close(): void;
 }
 
 const output = { content: 'so', model: 'test', promptTokens: 1, completionTokens: 1, durationMilliseconds: 1 };
@@ -153,7 +166,11 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
   const tasks: { userId: string; id: string }[] = [];
   const runs: Claim[] = [];
   const workers = Array.from({ length: 3 }, () => uuidv7());
-  const { database } = queue.resources;
+  const { database, channel } = queue.resources;
+  // Tasks that a worker is given unasked are runs like those that it claims.
+  const stopTaking = await Promise.all(
+    workers.map((workerId) => channel.subscribe(givenTopic(workerId), (given) => void runs.push(given as Claim))),
+  );
   let sessionOrder = 0;
   let steps = 0;
 
@@ -241,6 +258,11 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
       }
       case 'claim':
         return claim(at(workers, given.worker) ?? '', given.slots);
+      case 'offer': {
+        const workerId = at(workers, given.worker) ?? '';
+        await beat(database, workerId, []);
+        return offerSlots(database, workerId, { slots: given.slots, kinds: ['AGENT_RUN'], reach: channel.reach() });
+      }
       case 'write': {
         const run = at(runs, given.run);
         steps += 1;
@@ -270,7 +292,7 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
         // As by a worker that has lost sight of all its runs.
         const workerId = at(workers, given.worker) ?? '';
         const { forgotten } = await beat(database, workerId, []);
-        return putBackTasks(database, workerId, forgotten);
+        return putBackTasks(database, workerId, forgotten, true);
       }
       case 'cancel': {
         const task = at(tasks, given.which);
@@ -302,6 +324,11 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
   let sending: Promise<unknown> = Promise.resolve();
 
   return {
+    close: () => {
+      for (const stop of stopTaking) {
+        stop();
+      }
+    },
     perform: async (given) => {
       const run = given.do === 'write' || given.do === 'end' ? at(runs, given.run) : undefined;
       const before = run && watch.seen(run.taskId);

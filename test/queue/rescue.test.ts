@@ -224,7 +224,7 @@ describe('a sign of life', () => {
     const worker = uuidv7();
     const [forgotten, newer] = (await claimSome(worker, 2)) as [Claim, Claim];
     await queue.database.owner('UPDATE tasks SET attempt = 2 WHERE id = $1', [newer.taskId]);
-    expect(await putBackTasks(queue.resources.database, worker, [forgotten, newer])).toBe(1);
+    expect(await putBackTasks(queue.resources.database, worker, [forgotten, newer], true)).toBe(1);
     expect(await queue.task(forgotten.taskId)).toMatchObject({ state: 'QUEUED', crashes: 1 });
     expect(await queue.task(newer.taskId)).toMatchObject({ state: 'RUNNING', crashes: 0 });
     expect(await auditCounts(queue.database)).toEqual([]);

@@ -3,6 +3,7 @@ import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import { createTracing } from '../../src/adapters/trace.ts';
 import { DomainError } from '../../src/errors.ts';
+import { wakeTopic } from '../../src/queue/signal.ts';
 import type { JobHandler } from '../../src/runner/run-job.ts';
 import { startWorker, type Worker } from '../../src/runner/worker.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
@@ -21,7 +22,7 @@ afterEach(async () => {
   await queue.stop();
 });
 
-async function work(job: JobHandler, taskTimeout = 60_000): Promise<void> {
+async function work(job: JobHandler, taskTimeout = 60_000, pollInterval = 50): Promise<void> {
   worker = await startWorker(
     {
       ...queue.resources,
@@ -32,7 +33,7 @@ async function work(job: JobHandler, taskTimeout = 60_000): Promise<void> {
       modelFor: unreachableModel,
       taskTimeout,
     },
-    { handlers: {}, jobs: { TIDY: job }, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },
+    { handlers: {}, jobs: { TIDY: job }, slots: 10, pollInterval, lease: 10_000, stopTimeout: 2_000 },
   );
 }
 
@@ -95,4 +96,40 @@ it('ends a job that runs out of time', async () => {
     100,
   );
   await waitFor('its end', async () => (await queue.task(ids[0] ?? '')).error_code === 'TASK_TIMED_OUT');
+});
+
+it('starts a job that it was given in the commit that added it, and without a look into the queue', async () => {
+  const done: string[] = [];
+  await work(async ({ claim }) => void done.push(claim.taskId), 60_000, 86_400_000);
+  await waitFor(
+    'its offer',
+    async () => (await queue.database.owner('SELECT FROM workers WHERE open_slots = 10')).length > 0,
+  );
+  const wakeUps: unknown[] = [];
+  await queue.resources.channel.subscribe(wakeTopic, (wakeUp) => void wakeUps.push(wakeUp));
+  const { ids } = await addJobs(1);
+  await reach(ids, 'COMPLETED');
+  expect(wakeUps).toEqual([]);
+  expect(done).toEqual(ids);
+  expect(await queue.task(ids[0] ?? '')).toMatchObject({ attempt: 1, crashes: 0 });
+});
+
+it('takes nothing more while it stops, and hands on what comes all the same', async () => {
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  await work(() => ended);
+  const first = await addJobs(1);
+  await waitFor('the first job to run', () => worker?.running() === 1);
+  const stopping = worker?.stop();
+  await waitFor(
+    'the offer to end',
+    async () => (await queue.database.owner('SELECT FROM workers WHERE open_slots = 0')).length > 0,
+  );
+  // As by a sender who took the slot just before.
+  await queue.database.owner('UPDATE workers SET open_slots = 1, reach = $1', [queue.resources.channel.reach()]);
+  const second = await addJobs(1);
+  await waitFor('the second job to be queued', async () => (await queue.states(second.ids))[0] === 'QUEUED');
+  expect(await queue.task(second.ids[0] ?? '')).toMatchObject({ attempt: 1, crashes: 0 });
+  end();
+  await stopping;
+  expect(await queue.states(first.ids)).toEqual(['COMPLETED']);
 });
