@@ -8,9 +8,7 @@ const heartbeat = statement<Attempt & { isLost: boolean } & Record<string, unkno
   `SELECT task_id AS "taskId", attempt, is_lost AS "isLost" FROM queue.heartbeat($1, $2::uuid[], $3::integer[])`,
 );
 const offer = statement(`SELECT queue.offer($1, $2, $3, $4)`);
-const putBack = statement<{ released: number }>(
-  `SELECT queue.put_back($1, $2::uuid[], $3::integer[], $4) AS released`,
-);
+const putBack = statement<{ released: number }>(`SELECT queue.put_back($1, $2::uuid[], $3::integer[], $4) AS released`);
 const complete = statement<{ taskId: string }>(
   `SELECT task_id AS "taskId" FROM queue.complete($1, $2::uuid[], $3::integer[], $4)`,
 );

@@ -1,5 +1,4 @@
 import { statement } from '../adapters/postgres.ts';
-import type { BusyPolicy, LaneKind } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
 import { wakeWorkers } from './signal.ts';
 import { queueFull } from './task.ts';
@@ -17,11 +16,6 @@ const lock = statement<{ id: string; waiting: number; limit: number }>(`
   WHERE user_id = $1
     AND (id = $2 OR id IN (SELECT lane_id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[])))
   ORDER BY id FOR NO KEY UPDATE`);
-const lockUnlessInterrupting = statement<{ waiting: number; limit: number }>(`
-  SELECT blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
-  WHERE user_id = $1 AND id = $2 AND kind = $5
-    AND coalesce($4::busy_policy, (SELECT busy_policy FROM sessions WHERE user_id = $1 AND id = $3)) <> 'INTERRUPT'
-  FOR NO KEY UPDATE`);
 const running = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
 /** Makes the lane of a new agent. It has the agent's id. */
@@ -56,33 +50,13 @@ export async function reserveLane(
   const locked = await operation.query(lock, [operation.userId, laneId, parentIds]);
   const lane = locked.find(({ id }) => id === laneId);
   if (lane !== undefined) {
-    checkRoom(lane, field);
+    checkLaneRoom(lane, field);
   }
   return lane !== undefined;
 }
 
-/**
- * Like `reserveLane`, for a message to a session, unless that message interrupts what the session has open: then it
- * locks nothing, because the lanes of what it interrupts are to be locked with this one, in the one order.
- * @param policy null for the session's own
- * @returns whether the lane is reserved; false also when the caller owns no such lane of that kind, or no such session
- * @throws DomainError AGENT_QUEUE_FULL
- */
-export async function reserveLaneUnlessInterrupting(
-  operation: WriteOperation,
-  lane: { id: string; kind: LaneKind },
-  session: { id: string; policy: BusyPolicy | null },
-  field: string,
-): Promise<boolean> {
-  const values = [operation.userId, lane.id, session.id, session.policy, lane.kind];
-  const [locked] = await operation.query(lockUnlessInterrupting, values);
-  if (locked !== undefined) {
-    checkRoom(locked, field);
-  }
-  return locked !== undefined;
-}
-
-function checkRoom(lane: { waiting: number; limit: number }, field: string): void {
+/** @throws DomainError AGENT_QUEUE_FULL when as many tasks wait in a lane as may */
+export function checkLaneRoom(lane: { waiting: number; limit: number }, field: string): void {
   if (lane.waiting >= lane.limit) {
     throw queueFull(lane.limit, field);
   }

@@ -219,12 +219,7 @@ function letStart(operation: WriteOperation, added: AddedTask, kind: string): vo
   });
 }
 
-async function tellWorker(
-  channel: Channel,
-  write: Operation['write'],
-  workerId: string,
-  claim: Claim,
-): Promise<void> {
+async function tellWorker(channel: Channel, write: Operation['write'], workerId: string, claim: Claim): Promise<void> {
   if (await channel.tell(givenTopic(workerId), claim)) {
     return;
   }

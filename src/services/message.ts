@@ -1,13 +1,14 @@
+import { v7 as uuidv7 } from 'uuid';
 import { statement } from '../adapters/postgres.ts';
 import { badInput, DomainError, notFound } from '../errors.ts';
 import type { BusyPolicy } from '../generated/prisma/enums.ts';
 import type { MessageModel } from '../generated/prisma/models.ts';
-import type { ReadOperation, WriteOperation } from '../operation.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { enqueueTask } from '../queue/task.ts';
 import { currentOrchestrator } from './orchestrator.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
 import { checkQuota, checkTokensLeft } from './quota.ts';
-import { sessionLifeDays, takePosition } from './session.ts';
+import { sessionUsed } from './session.ts';
 import { rowsById, tables } from './table.ts';
 import { takeTurn } from './turn.ts';
 
@@ -35,19 +36,19 @@ const messageList: List<MessageModel> = {
 const loadMessages = rowsById<MessageModel>(tables.message);
 const loadSessionMessages = childPages(messageList, 'session_id');
 
-const insert = statement<{ id: string }>(`
-  INSERT INTO messages (user_id, session_id, position, role, content, plan_id) VALUES ($1, $2, $3, 'USER', $4, $5) RETURNING id`);
+const insert = statement(`
+  INSERT INTO messages (user_id, id, session_id, position, role, content, plan_id)
+  VALUES ($1, $2, $3, $4, 'USER', $5, $6)`);
 // The session's row stays locked, so that places follow the order of commits.
 const insertAnswer = statement<{ position: number }>(`
   WITH place AS (
-    UPDATE sessions SET message_count = message_count + 1, last_accessed_at = now(),
-      expires_at = now() + make_interval(days => ${sessionLifeDays})
+    UPDATE sessions SET ${sessionUsed}
     WHERE user_id = $1 AND id = $3 RETURNING message_count AS position
   )
   INSERT INTO messages (user_id, id, session_id, position, role, agent_id, plan_id, task_id, content)
   SELECT $1, $2, $3, place.position, $4, $5, $6, $7, $8 FROM place RETURNING position`);
-const insertPlan = statement<{ id: string }>(`
-  INSERT INTO plans (user_id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4) RETURNING id`);
+const insertPlan = statement(`
+  INSERT INTO plans (user_id, id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4, $5)`);
 const hasAgents = statement<{ present: boolean }>(`SELECT EXISTS (SELECT FROM agents WHERE user_id = $1) AS present`);
 
 /** The caller's message of that id, or null. */
@@ -74,52 +75,58 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
   const { sessionId, content } = input;
   const agentId = input.targetAgentId ?? null;
   checkContent(content);
-  await checkTokensLeft(operation);
-  const laneId = agentId ?? (await orchestratorLane(operation));
-  const lane = { id: laneId, kind: agentId === null ? 'ORCHESTRATOR' : 'AGENT' } as const;
-  await takeTurn(operation, lane, { id: sessionId, policy: input.busyPolicy ?? null });
-  const position = await takePosition(operation, sessionId, 'user');
-  const planId = agentId === null ? await addPlan(operation, { sessionId, orchestratorId: laneId, content }) : null;
-  const [message] = await operation.query(insert, [operation.userId, sessionId, position, content, planId]);
-  if (message === undefined) {
-    throw new Error('the message was not stored');
-  }
-  const taskId = await enqueueTask(operation, {
-    kind: agentId === null ? 'PLAN' : 'AGENT_RUN',
-    laneId,
-    agentId,
-    sessionId,
-    planId,
-    messageId: message.id,
-    sessionOrder: position,
-  });
-  await checkQuota(operation, 'CONCURRENT_TASKS');
-  operation.emit({ type: 'message_created', sessionId, messageId: message.id });
+  const [, { laneId, position }] = await Promise.all([checkTokensLeft(operation), takePlace(operation, input)]);
+  const messageId = uuidv7();
+  const planId = agentId === null ? uuidv7() : null;
+  const { userId } = operation;
+  let taskId = '';
+  // None of them needs to hear of another, so that they take one trip.
+  await writeTogether(
+    operation,
+    async (write) => {
+      if (planId !== null) {
+        await write.query(insertPlan, [userId, planId, sessionId, laneId, content]);
+      }
+    },
+    (write) => write.query(insert, [userId, messageId, sessionId, position, content, planId]),
+    async (write) => {
+      const kind = agentId === null ? 'PLAN' : 'AGENT_RUN';
+      const task = { kind, laneId, agentId, sessionId, planId, messageId, sessionOrder: position };
+      taskId = await enqueueTask(write, task);
+    },
+    (write) => checkQuota(write, 'CONCURRENT_TASKS'),
+  );
+  operation.emit({ type: 'message_created', sessionId, messageId });
   if (agentId !== null) {
-    operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId: message.id });
+    operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId });
   }
-  return { messageId: message.id, sessionId, taskId };
+  return { messageId, sessionId, taskId };
+}
+
+/** Takes the message's turn, in the lane of its agent or of the orchestrator. */
+async function takePlace(
+  operation: WriteOperation,
+  { sessionId, targetAgentId, busyPolicy = null }: SendMessageInput,
+): Promise<{ laneId: string; position: number }> {
+  const session = { id: sessionId, policy: busyPolicy };
+  if (typeof targetAgentId === 'string') {
+    const lane = { id: targetAgentId, kind: 'AGENT' } as const;
+    return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
+  }
+  const lane = { id: await orchestratorLane(operation), kind: 'ORCHESTRATOR' } as const;
+  return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
 }
 
 /** The orchestrator's lane. @throws DomainError NO_AGENTS when it has nobody to give tasks to */
 async function orchestratorLane(operation: WriteOperation): Promise<string> {
-  const [team] = await operation.query(hasAgents, [operation.userId]);
+  const [[team], { id }] = await Promise.all([
+    operation.query(hasAgents, [operation.userId]),
+    currentOrchestrator(operation),
+  ]);
   if (team?.present !== true) {
     throw new DomainError('NO_AGENTS', 'Your team has no agents. Create one first.');
   }
-  return (await currentOrchestrator(operation)).id;
-}
-
-async function addPlan(
-  operation: WriteOperation,
-  plan: { sessionId: string; orchestratorId: string; content: string },
-): Promise<string> {
-  const values = [operation.userId, plan.sessionId, plan.orchestratorId, plan.content];
-  const [row] = await operation.query(insertPlan, values);
-  if (row === undefined) {
-    throw new Error('the plan was not stored');
-  }
-  return row.id;
+  return id;
 }
 
 /** Stores an answer, of an agent or of the orchestrator, at the end of its session. */

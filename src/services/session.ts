@@ -25,7 +25,10 @@ const listRules = z.object({
 });
 
 /** A session that nobody uses expires after this many days. */
-export const sessionLifeDays = 30;
+const lifeDays = 30;
+/** What a message changes in its session, for the SET of an UPDATE: `message_count` is then its position. */
+export const sessionUsed = `message_count = message_count + 1, last_accessed_at = now(),
+    expires_at = now() + make_interval(days => ${lifeDays})`;
 
 const sessionList: List<SessionModel> = {
   table: tables.session,
@@ -40,7 +43,7 @@ const loadSessions = rowsById<SessionModel>(tables.session);
 
 const insert = statement<{ id: string }>(`
   INSERT INTO sessions (user_id, title, client_address, busy_policy, expires_at)
-  VALUES ($1, $2, $3, $4, now() + make_interval(days => ${sessionLifeDays})) RETURNING id`);
+  VALUES ($1, $2, $3, $4, now() + make_interval(days => ${lifeDays})) RETURNING id`);
 const update = statement<{ id: string }>(`
   UPDATE sessions SET title = coalesce($3, title), busy_policy = coalesce($4, busy_policy)
   WHERE user_id = $1 AND id = $2 RETURNING id`);
@@ -50,8 +53,7 @@ const lock = statement<{ expired: boolean; busyPolicy: BusyPolicy }>(`
   SELECT expires_at <= now() AS expired, busy_policy AS "busyPolicy" FROM sessions
   WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
 const touch = statement<{ position: number }>(`
-  UPDATE sessions SET message_count = message_count + 1, request_count = request_count + $3::int, last_accessed_at = now(),
-    expires_at = now() + make_interval(days => ${sessionLifeDays})
+  UPDATE sessions SET ${sessionUsed}, request_count = request_count + 1
   WHERE user_id = $1 AND id = $2 RETURNING message_count AS position`);
 
 /** The caller's session of that id, or null. */
@@ -130,19 +132,20 @@ export async function lockOpenSession(
   if (session === undefined) {
     throw notFound('session', field);
   }
-  if (session.expired) {
-    throw new DomainError('SESSION_EXPIRED', 'The session has expired. Create a new one.', { field });
-  }
+  checkOpen(session, field);
   return session.busyPolicy;
 }
 
-/** Takes the next place in a session. The session's row stays locked, so places follow the order of commits. */
-export async function takePosition(
-  operation: WriteOperation,
-  sessionId: string,
-  by: 'user' | 'agent',
-): Promise<number> {
-  const [row] = await operation.query(touch, [operation.userId, sessionId, by === 'user' ? 1 : 0]);
+/** @throws DomainError SESSION_EXPIRED when a session takes no more messages */
+export function checkOpen({ expired }: { expired: boolean }, field: string): void {
+  if (expired) {
+    throw new DomainError('SESSION_EXPIRED', 'The session has expired. Create a new one.', { field });
+  }
+}
+
+/** Takes the next place in a session for its user's message. The session's row stays locked, so places follow the order of commits. */
+export async function takePosition(operation: WriteOperation, sessionId: string): Promise<number> {
+  const [row] = await operation.query(touch, [operation.userId, sessionId]);
   if (row === undefined) {
     throw notFound('session');
   }

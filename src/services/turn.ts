@@ -2,10 +2,30 @@ import { statement } from '../adapters/postgres.ts';
 import { DomainError, notFound } from '../errors.ts';
 import type { BusyPolicy, LaneKind } from '../generated/prisma/enums.ts';
 import type { WriteOperation } from '../operation.ts';
-import { reserveLane, reserveLaneUnlessInterrupting } from '../queue/lane.ts';
-import { lockOpenSession } from './session.ts';
+import { checkLaneRoom, reserveLane } from '../queue/lane.ts';
+import { checkOpen, lockOpenSession, sessionUsed, takePosition } from './session.ts';
 import { cancelAll } from './task.ts';
 
+/** The lane's row comes first whatever the planner does: the session's can't be looked for before it is known. */
+const take = statement<{
+  waiting: number;
+  limit: number;
+  position: number | null;
+  expired: boolean;
+  busyPolicy: BusyPolicy;
+}>(`
+  WITH lane AS MATERIALIZED (
+    SELECT blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
+    WHERE user_id = $1 AND id = $2 AND kind = $5
+      AND coalesce($4::busy_policy, (SELECT busy_policy FROM sessions WHERE user_id = $1 AND id = $3)) <> 'INTERRUPT'
+    FOR NO KEY UPDATE
+  ), session AS (
+    UPDATE sessions SET ${sessionUsed}, request_count = request_count + 1
+    WHERE user_id = $1 AND id = $3 AND EXISTS (SELECT FROM lane)
+    RETURNING WITH (OLD AS before) message_count AS position, before.expires_at <= now() AS expired, busy_policy AS "busyPolicy"
+  )
+  SELECT lane.waiting, lane.limit, session.position, session.expired, session."busyPolicy"
+  FROM lane LEFT JOIN session ON true`);
 const findLane = statement<{ id: string }>(`SELECT id FROM lanes WHERE user_id = $1 AND id = $2 AND kind = $3`);
 const findOpenTask = statement<{ id: string }>(`
   SELECT id FROM tasks
@@ -18,31 +38,41 @@ const sessionField = 'input.sessionId';
  * Takes a message's turn in its session and a place in a lane: both stay locked until the commit. When the session is
  * busy, the message waits behind what is open, is refused, or cancels what is open, in the same commit.
  * @param session its policy is null for what the session does by default
+ * @returns the message's position in the session
  * @throws DomainError NOT_FOUND, SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL
  */
 export async function takeTurn(
   operation: WriteOperation,
   lane: { id: string; kind: LaneKind },
   session: { id: string; policy: BusyPolicy | null },
-): Promise<void> {
-  if (!(await reserveLaneUnlessInterrupting(operation, lane, session, agentField))) {
+): Promise<number> {
+  const values = [operation.userId, lane.id, session.id, session.policy, lane.kind];
+  const [taken] = await operation.query(take, values);
+  if (taken === undefined) {
     return interrupt(operation, lane, session.id);
   }
-  const usual = await lockOpenSession(operation, session.id, sessionField);
-  const policy = session.policy ?? usual;
+  checkLaneRoom(taken, agentField);
+  const { position, expired, busyPolicy } = taken;
+  if (position === null) {
+    throw notFound('session', sessionField);
+  }
+  checkOpen({ expired }, sessionField);
+  const policy = session.policy ?? busyPolicy;
   if (policy === 'REJECT' && (await operation.query(findOpenTask, [operation.userId, session.id])).length > 0) {
     throw new DomainError('SESSION_BUSY', 'The session is still at work on an earlier message.', {
       field: sessionField,
       retryAfter: 2,
     });
   }
+  return position;
 }
 
+/** Locks nothing before the lanes of what it interrupts, which are to be locked with the new message's in the one order. */
 async function interrupt(
   operation: WriteOperation,
   lane: { id: string; kind: LaneKind },
   sessionId: string,
-): Promise<void> {
+): Promise<number> {
   const [found] = await operation.query(findLane, [operation.userId, lane.id, lane.kind]);
   if (found === undefined) {
     throw notFound('agent', agentField);
@@ -53,4 +83,5 @@ async function interrupt(
     throw notFound('agent', agentField);
   }
   await lockOpenSession(operation, sessionId, sessionField);
+  return takePosition(operation, sessionId);
 }

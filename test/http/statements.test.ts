@@ -151,14 +151,12 @@ function summary(text: string): string {
 }
 
 describe('statements of a mutation', () => {
-  it('sendMessage: nine in a write transaction, two of them for quotas, then four reads of its payload', async () => {
+  it('sendMessage: seven in a write transaction, two of them for quotas, then four reads of its payload', async () => {
     const counted = await count(sendMessage, { sessionId: sessionIds[0], agentId });
-    expect(counted).toEqual({ begins: 2, commits: 2, statements: 13 });
+    expect(counted).toEqual({ begins: 2, commits: 2, statements: 11 });
     expect(sent.slice(1, sent.indexOf('COMMIT')).map(summary)).toEqual([
       'FROM quotas',
       'FROM lanes',
-      'FROM sessions',
-      'UPDATE sessions',
       'INTO messages',
       'INTO tasks',
       'FROM users',
