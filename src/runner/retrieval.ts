@@ -26,15 +26,16 @@ const longestQuestion = 2_000;
  * What an agent's memory has to say to the message that a run answers. It is searched once for a task and kept as
  * citations: a run that goes on after a crash or a decision reads them again. An agent without a memory costs one look.
  * Memory is a help, so that nothing that is wrong with it fails the run.
+ * @param loading what is known of the run; the look goes out with it
  */
-export async function recall(index: MemoryIndex, run: TaskRun, known: AgentRun): Promise<Excerpt[]> {
+export async function recall(index: MemoryIndex, run: TaskRun, loading: Promise<AgentRun>): Promise<Excerpt[]> {
   const { operation, claim, resources, signal, task } = run;
+  const [known, memory] = await Promise.all([
+    loading,
+    task.agentId === null ? null : memoryByAgent(operation.read, task.agentId),
+  ]);
   const { agent } = known;
-  if (!agent.memoryRetrieval) {
-    return [];
-  }
-  const memory = await memoryByAgent(operation.read, agent.id);
-  if (memory === null || memory.documents === 0) {
+  if (!agent.memoryRetrieval || memory === null || memory.documents === 0) {
     return [];
   }
   if (known.steps.length > 0) {

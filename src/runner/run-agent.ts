@@ -66,8 +66,13 @@ export function createAgentRunner(options: AgentRunOptions): TaskHandler {
 }
 
 async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> {
-  const known = await loadAgentRun(run.operation.read, run.task);
-  const [tools, excerpts] = await Promise.all([options.loadTools(run), recall(options.memory, run, known)]);
+  // All that none of them needs of the others is read in one trip.
+  const loading = loadAgentRun(run.operation.read, run.task);
+  const [known, tools, excerpts] = await Promise.all([
+    loading,
+    options.loadTools(run),
+    recall(options.memory, run, loading),
+  ]);
   const findFault = options.toolArguments.findFault;
   const { maxTurns } = options;
   const away = new Map<number, ToolResultPendingError>();

@@ -79,11 +79,11 @@ const insertStepOfAttempt = statement<{ position: number }>(`
 
 /** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
 export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
-  const agent = task.agentId === null ? null : await agentById(operation, task.agentId);
-  if (agent === null || task.sessionId === null) {
+  if (task.agentId === null || task.sessionId === null) {
     throw new StaleAttemptError();
   }
-  const [messages, stored, assignment, calls, approvals, grants] = await Promise.all([
+  const [agent, messages, stored, assignment, calls, approvals, grants] = await Promise.all([
+    agentById(operation, task.agentId),
     operation.query(history, [operation.userId, task.sessionId, task.sessionOrder, task.messageId]),
     loadSteps(operation, task.id),
     loadAssignment(operation, task),
@@ -91,6 +91,9 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
     approvalsOfTask(operation, task.id),
     grantsOfSession(operation, task.sessionId),
   ]);
+  if (agent === null) {
+    throw new StaleAttemptError();
+  }
   return { task, agent, history: messages, steps: stored, assignment, calls, approvals, grants };
 }
 

@@ -34,6 +34,9 @@ const parents = statement<TaskResult & Record<string, unknown>>(`
 const answers = statement<{ taskId: string; content: string | null }>(`
   SELECT tasks.id AS "taskId", ${lastAnswer} AS content FROM tasks
   WHERE tasks.user_id = $1 AND tasks.id = ANY ($2::uuid[]) AND tasks.state = 'COMPLETED'`);
+const answersOfPlan = statement<{ taskId: string; content: string | null }>(`
+  SELECT tasks.id AS "taskId", ${lastAnswer} AS content FROM tasks
+  WHERE tasks.user_id = $1 AND tasks.plan_id = $2 AND tasks.state = 'COMPLETED'`);
 
 /**
  * What a task of a plan is to do, with the results of the tasks before it, or what another agent asks; null for a task
@@ -59,4 +62,13 @@ export async function loadTaskResults(
   const rows = await operation.query(answers, [operation.userId, taskIds]);
   const byTask = new Map(rows.map((row) => [row.taskId, row.content]));
   return taskIds.map((id) => byTask.get(id) ?? null);
+}
+
+/** What the completed tasks of a plan came to, by the ids of the tasks. */
+export async function loadPlanResults(
+  operation: ReadOperation,
+  planId: string,
+): Promise<ReadonlyMap<string, string | null>> {
+  const rows = await operation.query(answersOfPlan, [operation.userId, planId]);
+  return new Map(rows.map((row) => [row.taskId, row.content]));
 }

@@ -1,6 +1,6 @@
 import { statement } from '../adapters/postgres.ts';
 import type { MemoryCitationModel } from '../generated/prisma/models.ts';
-import type { BatchLoad, ReadOperation, WriteOperation } from '../operation.ts';
+import { type BatchLoad, type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { type Claim, holdAttempt } from '../queue/task.ts';
 import type { MemoryMatch, MemorySearch } from './memory-search.ts';
 
@@ -53,9 +53,8 @@ export async function storeCitations(
   context: { sessionId: string | null; agentId: string },
   { matches, degraded }: MemorySearch,
 ): Promise<void> {
-  await holdAttempt(operation, claim);
   const column = <Value>(read: (match: MemoryMatch) => Value): Value[] => matches.map(read);
-  await operation.query(insert, [
+  const values = [
     operation.userId,
     claim.taskId,
     column(({ documentId }) => documentId),
@@ -66,7 +65,12 @@ export async function storeCitations(
     column(({ startLine }) => startLine),
     column(({ endLine }) => endLine),
     column(({ score }) => score),
-  ]);
+  ];
+  await writeTogether(
+    operation,
+    (write) => holdAttempt(write, claim),
+    (write) => write.query(insert, values),
+  );
   operation.emit({
     type: 'context_retrieved',
     sessionId: context.sessionId,

@@ -3,11 +3,11 @@ import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prism
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { addModelStep, loadSteps, type ModelStep, type NewModelStep } from './agent-run.ts';
-import { loadTaskResults } from './assignment.ts';
+import { loadPlanResults } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
 import { orchestratorById } from './orchestrator.ts';
-import { listPlanTasks, planById } from './plan.ts';
+import { planById, plannedTasks, tasksOfPlan } from './plan.ts';
 import { endPlan } from './plan-state.ts';
 
 /** Everything that composing a plan's answer needs to know, read in one transaction. */
@@ -33,31 +33,33 @@ export interface PlanPart {
 
 /** Reads what the run of a composing task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
 export async function loadComposing(operation: ReadOperation, task: TaskModel): Promise<Composing> {
-  const plan = task.planId === null ? null : await planById(operation, task.planId);
-  if (plan === null || task.laneId === null) {
+  if (task.planId === null || task.laneId === null) {
     throw new StaleAttemptError();
   }
-  const [orchestrator, tasks, steps] = await Promise.all([
+  const [plan, orchestrator, tasks, results, steps] = await Promise.all([
+    planById(operation, task.planId),
+    // An orchestrator's lane has its id.
     orchestratorById(operation, task.laneId),
-    listPlanTasks(operation, plan),
+    tasksOfPlan(operation, task.planId),
+    loadPlanResults(operation, task.planId),
     loadSteps(operation, task.id),
   ]);
-  if (orchestrator === null) {
+  if (plan === null || orchestrator === null) {
     throw new StaleAttemptError();
   }
-  const results = await loadTaskResults(
-    operation,
-    tasks.flatMap((each) => each.task?.id ?? []),
+  const parts = plannedTasks(plan, tasks).flatMap(({ agent, instruction, task: run }) =>
+    run === null
+      ? []
+      : [
+          {
+            agentName: agent,
+            instruction,
+            state: run.state,
+            failure: run.errorMessage,
+            result: results.get(run.id) ?? null,
+          },
+        ],
   );
-  const parts = tasks
-    .filter((each) => each.task !== null)
-    .map(({ agent, instruction, task: run }, place) => ({
-      agentName: agent,
-      instruction,
-      state: run?.state ?? 'SKIPPED',
-      failure: run?.errorMessage ?? null,
-      result: results[place] ?? null,
-    }));
   return { plan, orchestrator, parts, steps };
 }
 

@@ -99,7 +99,11 @@ export function tasksOfPlan(operation: ReadOperation, planId: string): Promise<P
 
 /** The plan's tasks in an order in which each stands behind those it depends on; empty while it is being made. */
 export async function listPlanTasks(operation: ReadOperation, plan: PlanModel): Promise<PlanTask[]> {
-  const { runs } = await tasksOfPlan(operation, plan.id);
+  return plannedTasks(plan, await tasksOfPlan(operation, plan.id));
+}
+
+/** The plan's tasks as `listPlanTasks` gives them, of what is known already. */
+export function plannedTasks(plan: PlanModel, { runs }: PlanTasks): PlanTask[] {
   return (graphOf(plan)?.tasks ?? []).map((node) => ({ ...node, task: runs.get(node.key) ?? null }));
 }
 

@@ -73,7 +73,7 @@ export function loadCalls(operation: ReadOperation, taskId: string): Promise<Cal
 
 /**
  * Writes calls into the journal: marks of those that are about to be made, and results. A mark without a result tells
- * whoever continues the task that the call may have had its effect.
+ * whoever continues the task that the call may have had its effect. It is all that its transaction does.
  * @param told what watchers are told, if anything
  * @throws StaleAttemptError
  */
@@ -83,24 +83,31 @@ export async function saveCalls(
   entries: readonly CallEntry[],
   told: { progress: number; note: string } | null = null,
 ): Promise<void> {
+  const values = [
+    operation.userId,
+    claim.taskId,
+    claim.attempt,
+    entries.map((entry) => entry.position),
+    entries.map((entry) => JSON.stringify(entry.output)),
+    entries.map((entry) => entry.startedAt),
+    entries.map((entry) => entry.output.result !== null),
+  ];
+  if (told === null) {
+    // Of an attempt that is no longer the newest it writes nothing, so that its commit may travel with it.
+    checkHeld(await operation.queryAndCommit(save, values));
+    return;
+  }
   await writeTogether(
     operation,
-    async (write) => {
-      const [held] = await write.query(save, [
-        write.userId,
-        claim.taskId,
-        claim.attempt,
-        entries.map((entry) => entry.position),
-        entries.map((entry) => JSON.stringify(entry.output)),
-        entries.map((entry) => entry.startedAt),
-        entries.map((entry) => entry.output.result !== null),
-      ]);
-      if (held === undefined) {
-        throw new StaleAttemptError();
-      }
-    },
-    async (write) => told !== null && tellCalls(write, claim.taskId, told),
+    async (write) => checkHeld(await write.query(save, values)),
+    (write) => tellCalls(write, claim.taskId, told),
   );
+}
+
+function checkHeld([held]: readonly { id: string }[]): void {
+  if (held === undefined) {
+    throw new StaleAttemptError();
+  }
 }
 
 async function tellCalls(

@@ -6,8 +6,10 @@ import { rescueTasks } from '../../src/queue/claim.ts';
 import { type Claim, endAttempt, StaleAttemptError } from '../../src/queue/task.ts';
 import { completeAgentRun, saveModelStep } from '../../src/services/agent-run.ts';
 import { failAttempt, saveProgress, startAttempt } from '../../src/services/attempt.ts';
+import { storeCitations } from '../../src/services/citation.ts';
 import { deleteSession } from '../../src/services/session.ts';
 import { cancelTask } from '../../src/services/task.ts';
+import { saveCalls } from '../../src/services/tool-call.ts';
 import { dumpRows, readTableShapes, type TableShape } from '../database/rows.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
 import { auditCounts } from './audit.ts';
@@ -80,17 +82,26 @@ const ways: Record<string, (held: Held) => Promise<unknown>> = {
 };
 
 const output = { content: 'late', model: 'test', promptTokens: 1, completionTokens: 1, durationMilliseconds: 1 };
+const call = {
+  position: 2,
+  startedAt: new Date(),
+  output: { callId: 'call_2', toolName: 'test', arguments: {}, approvalId: null, isAway: false, result: null },
+};
 const writes: Record<string, (write: WriteOperation, claim: Claim) => Promise<unknown>> = {
   start: (write, claim) => startAttempt(write, claim, 60_000),
   'save progress': (write, claim) => saveProgress(write, claim, null, 0.5, 'half'),
   'save a step': (write, claim) => saveModelStep(write, claim, { position: 1, output, startedAt: new Date() }),
+  'mark a call': (write, claim) => saveCalls(write, claim, [call], { progress: 0.5, note: 'calling' }),
+  'save the result of a call': (write, claim) => saveCalls(write, claim, [call]),
+  'cite its memory': (write, claim) =>
+    storeCitations(write, claim, { sessionId: null, agentId: uuidv7() }, { matches: [], degraded: null }),
   'store an answer': (write, claim) => completeAgentRun(write, claim, 'late'),
   fail: (write, claim) => failAttempt(write, claim, { code: 'MODEL_UNAVAILABLE', message: 'late' }),
   park: (write, claim) => endAttempt(write, claim, { state: 'WAITING' }),
 };
 
 describe.each(Object.keys(ways))('an attempt whose task %s meanwhile', (way) => {
-  it('can write nothing: no start, progress, step, answer, failure or pause, and no event', async () => {
+  it('can write nothing: no start, progress, step, call, citation, answer, failure or pause, and no event', async () => {
     const held = await beginAttempt();
     await ways[way]?.(held);
     const before = await dumpRows(owner, tables, [held.claim.userId]);

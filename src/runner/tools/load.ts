@@ -15,14 +15,19 @@ import { callMcpTool } from './mcp.ts';
  */
 export function createToolLoader(resources: ToolResources, builtIns: BuiltInCalls, listMaxAge: number): LoadTools {
   return async ({ operation, task, signal }) => {
-    if (task.agentId === null) {
+    const { agentId } = task;
+    if (agentId === null) {
       return [];
     }
-    const stale = await staleServers(operation.read, task.agentId, listMaxAge);
+    const [stale, listed] = await Promise.all([
+      staleServers(operation.read, agentId, listMaxAge),
+      loadUsableTools(operation.read, agentId),
+    ]);
+    let rows = listed;
     if (stale.length > 0) {
       await refreshStaleServers(operation, stale, listMaxAge, resources, signal);
+      rows = await loadUsableTools(operation.read, agentId);
     }
-    const rows = await loadUsableTools(operation.read, task.agentId);
     return rows.flatMap((row) => {
       const behaviour = behaviourOf(row, resources, builtIns);
       return behaviour === null
