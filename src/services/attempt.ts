@@ -140,28 +140,23 @@ async function fail(operation: WriteOperation, claim: Claim, failure: Failure, s
       ? { state: 'FAILED', code, message }
       : { state: 'RETRYING', code, message, dueAt: new Date(operation.clock.now().getTime() + delay) },
   );
-  if (settlesAgent) {
-    await settle(operation, claim, ended, { failure: message });
-  }
-  if (delay === null) {
+  const { planId, sessionId, skipped } = ended;
+  const willRetry = delay !== null;
+  await writeTogether(
+    operation,
+    async (write) => settlesAgent && settle(write, claim, ended, { failure: message }),
     // A task that waited for several things may end while its user is still asked.
-    await cancelApprovals(operation, [claim.taskId]);
-  }
-  operation.emit({
-    type: 'task_failed',
-    sessionId: ended.sessionId,
-    taskId: claim.taskId,
-    code,
-    willRetry: delay !== null,
-  });
-  if (ended.skipped.length > 0) {
-    // A dependant may stand in another session than the task that failed: its event belongs to its own.
-    for (const { taskId, sessionId } of await operation.query(sessionsOf, [operation.userId, ended.skipped])) {
-      operation.emit({ type: 'task_skipped', sessionId, taskId });
-    }
-  }
-  if (ended.planId !== null && delay === null) {
-    await settlePlans(operation, [ended.planId], 'FAILED');
+    async (write) => !willRetry && cancelApprovals(write, [claim.taskId]),
+    async (write) => write.emit({ type: 'task_failed', sessionId, taskId: claim.taskId, code, willRetry }),
+    async (write) => skipped.length > 0 && tellSkipped(write, skipped),
+    async (write) => planId !== null && !willRetry && settlePlans(write, [planId], 'FAILED'),
+  );
+}
+
+/** A dependant may stand in another session than the task that failed: its event belongs to its own. */
+async function tellSkipped(operation: WriteOperation, taskIds: readonly string[]): Promise<void> {
+  for (const { taskId, sessionId } of await operation.query(sessionsOf, [operation.userId, taskIds])) {
+    operation.emit({ type: 'task_skipped', sessionId, taskId });
   }
 }
 
@@ -198,11 +193,17 @@ export async function waitForApprovals(
 export async function suspendAttempt(operation: WriteOperation, claim: Claim, wait: Wait): Promise<string[]> {
   const ended = await endAttempt(operation, claim, { state: 'WAITING' });
   const approvalIds: string[] = [];
-  for (const approval of wait.asked) {
-    approvalIds.push(await requestApproval(operation, approval));
-  }
-  await settle(operation, claim, ended, 'waiting');
-  const wereDecided = wait.pending > 0 && (await countPendingApprovals(operation, claim.taskId)) === 0;
+  let wereDecided = false;
+  await writeTogether(
+    operation,
+    ...wait.asked.map((approval, place) => async (write: WriteOperation) => {
+      approvalIds[place] = await requestApproval(write, approval);
+    }),
+    (write) => settle(write, claim, ended, 'waiting'),
+    async (write) => {
+      wereDecided = wait.pending > 0 && (await countPendingApprovals(write, claim.taskId)) === 0;
+    },
+  );
   if (wereDecided || (await wait.isReady(operation))) {
     await resumeTask(operation, claim.taskId);
   }
