@@ -69,6 +69,9 @@ export interface Delta extends Writing {
   text: string;
 }
 
+/** A piece as it is kept for newcomers. */
+type Piece = Pick<Delta, 'attempt' | 'step' | 'offset' | 'text'>;
+
 /** What travels on a user's live channel. */
 export type LiveMessage = { events: StoredEvent[] } | { delta: Delta };
 
@@ -161,7 +164,7 @@ export function publishDelta(channel: Channel, userId: string, delta: Delta): vo
     channel.drafts.add(userId, {
       name: delta.messageId,
       about: writing,
-      piece: { offset, text },
+      piece: { attempt: delta.attempt, step: delta.step, offset, text } satisfies Piece,
       first: offset === 0,
     });
   } else if (offset <= longestDraft) {
@@ -179,10 +182,11 @@ export function forgetDeltas(channel: Channel, userId: string, messageId: string
 export async function readDrafts(channel: Channel, userId: string): Promise<Delta[]> {
   const drafts = await channel.drafts.read(userId);
   return drafts.flatMap(({ about, pieces }) => {
+    const { attempt, step } = about as Writing;
     let text = '';
-    for (const piece of pieces as Pick<Delta, 'offset' | 'text'>[]) {
-      if (piece.offset > text.length) {
-        // One is missing: the pieces that follow have no place.
+    for (const piece of pieces as Piece[]) {
+      if (piece.offset > text.length || piece.attempt !== attempt || piece.step !== step) {
+        // One is missing, or the first of another writing is: the pieces that follow have no place.
         return [];
       }
       text = text.slice(0, piece.offset) + piece.text;

@@ -13,15 +13,20 @@ export interface Draft {
  * lost: the whole text follows by the log.
  */
 export interface Drafts {
-  /** Adds a piece; the first one forgets what was there. Never throws and never waits. */
+  /**
+   * Adds a piece; the first one forgets what was there, and without it the others are dropped. Never throws and never waits.
+   */
   add(owner: string, draft: { name: string; about: unknown; piece: unknown; first: boolean }): void;
   forget(owner: string, name: string): void;
   /** What the owner's writers have written so far. Nothing when it can't be told within the deadline. */
   read(owner: string): Promise<Draft[]>;
 }
 
-/** Milliseconds that a draft outlives its last piece: a writer that died forgets nothing. */
-const life = 600_000;
+/**
+ * Milliseconds that a draft is kept from its first piece on, as a writer that died forgets nothing. One answer is written
+ * within the time of its task (TASK_TIMEOUT, ten minutes unless set otherwise): nothing need prolong it on the way.
+ */
+const life = 3_600_000;
 /** Milliseconds to wait for what is only a convenience. */
 const readDeadline = 1_000;
 
@@ -46,10 +51,19 @@ export function createDrafts(redis: Redis, warn: (reason: string, what: string) 
       }
       const key = piecesKey(owner, name);
       const index = indexKey(owner);
+      const text = JSON.stringify(piece);
       if (first) {
-        run(redis.del(key), redis.hset(index, name, JSON.stringify(about)));
+        run(
+          redis.del(key),
+          redis.rpush(key, text),
+          redis.pexpire(key, life),
+          redis.hset(index, name, JSON.stringify(about)),
+          redis.pexpire(index, life),
+        );
+      } else {
+        // Only where the list still is: a new one would have no beginning, and no end of its time.
+        run(redis.rpushx(key, text));
       }
-      run(redis.rpush(key, JSON.stringify(piece)), redis.pexpire(key, life), redis.pexpire(index, life));
     },
     forget: (owner, name) => {
       if (redis.status === 'ready') {
@@ -97,13 +111,11 @@ export function createProcessDrafts(): Drafts {
   const owners = new Map<string, Map<string, Draft>>();
   return {
     add: (owner, { name, about, piece, first }) => {
-      const drafts = owners.get(owner) ?? new Map<string, Draft>();
-      owners.set(owner, drafts);
-      const draft = first ? undefined : drafts.get(name);
-      if (draft === undefined) {
-        drafts.set(name, { name, about, pieces: [piece] });
+      if (first) {
+        const drafts = owners.get(owner) ?? new Map<string, Draft>();
+        owners.set(owner, drafts.set(name, { name, about, pieces: [piece] }));
       } else {
-        draft.pieces.push(piece);
+        owners.get(owner)?.get(name)?.pieces.push(piece);
       }
     },
     forget: (owner, name) => {
