@@ -247,7 +247,8 @@ export async function holdAttempt(operation: WriteOperation, claim: Claim): Prom
 }
 
 /**
- * Ends an attempt: task, dependants and counts change in the caller's transaction.
+ * Ends an attempt: task, dependants and counts change in the caller's transaction. The worker whose attempt it was looks for
+ * more work behind it.
  * @throws StaleAttemptError when the attempt may no longer write; nothing is changed then.
  */
 export async function endAttempt(operation: WriteOperation, claim: Claim, outcome: Outcome): Promise<EndedAttempt> {
@@ -263,8 +264,10 @@ export async function endAttempt(operation: WriteOperation, claim: Claim, outcom
   if (ended === undefined) {
     throw new StaleAttemptError();
   }
-  // A slot is free again, and tasks may have become due.
-  operation.afterCommit(wakeWorkers);
+  // The slot that is free again is its worker's, who looks for more itself; what was freed may be more than it has room for.
+  if (ended.released.length > 0) {
+    operation.afterCommit(wakeWorkers);
+  }
   return ended;
 }
 

@@ -81,7 +81,12 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     const model = resources.modelFor({ userId: claim.userId, priority });
     const done = runClaim({ ...resources, model }, claim, abandon.signal).finally(() => {
       runs.delete(run);
-      claimMore();
+      if (stopping) {
+        // What waited for this end, or for its place among its user's, is for others to claim.
+        wakeWorkers(channel);
+      } else {
+        claimMore();
+      }
     });
     const run: Run = { claim, abandon, done };
     runs.add(run);
