@@ -98,9 +98,16 @@ it('tries again later when the database was away in the middle of a run', async 
     });
   });
   await holding;
-  await queue.database.owner(
-    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test queue' AND datname = current_database()`,
+  const ended = await queue.database.owner(
+    `SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'test queue' AND datname = current_database()`,
   );
+  const pids = ended.map((row) => row['pid']);
+  // The fault is to be stored over a new connection, not over one of whose end nobody has heard yet.
+  await waitFor('the connections to end', async () => {
+    const left = await queue.database.owner('SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[])', [pids]);
+    return left.length === 0;
+  });
   lose();
   expect(await reaches(id, 'RETRYING')).toMatchObject({ error_code: 'SERVICE_BUSY', failures: 1 });
   await queue.database.owner(`UPDATE tasks SET due_at = now()`);
