@@ -198,6 +198,10 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
       clearInterval(poll);
       stopListening();
       await claiming;
+      if (again) {
+        // A run ended while the last claim was under way: what it made due is for others.
+        wakeWorkers(channel);
+      }
       await offerSlots(forClaims, id, { slots: 0, kinds, reach: null }).catch((error: unknown) =>
         log.error({ err: error, workerId: id }, 'a stopping worker could not take its offer back'),
       );
