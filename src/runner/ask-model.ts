@@ -36,7 +36,7 @@ export async function askModel(
   const { position, messages } = step;
   const { model, temperature, isMessage, tools = [], turn = 0, addEnd } = voice;
   let written = 0;
-  const writer = createDeltaWriter((offset, text) => {
+  const writer = createDeltaWriter(resources.pace, (offset, text) => {
     written = offset + text.length;
     if (isMessage) {
       publishDelta(resources.channel, claim.userId, {

@@ -5,11 +5,40 @@ export interface DeltaWriter {
   end(): void;
 }
 
-/** Milliseconds that text may wait for more: below what an eye notices, far fewer messages than tokens. */
-const flushInterval = 40;
+/** What the answers have in common that one process writes at the same time: how often they hand on pieces. */
+export interface DeltaPace {
+  /** Counts an answer in; the returned function counts it out, and may be called twice. */
+  enter(): () => void;
+  /** Milliseconds that the text of each may wait for more. */
+  interval(): number;
+}
 
-/** The first piece goes out at once; later ones at most every 40 ms. */
-export function createDeltaWriter(send: (offset: number, text: string) => void): DeltaWriter {
+/** Milliseconds that text waits for more at least: below what an eye notices, far fewer messages than tokens. */
+const shortestInterval = 40;
+/** And at most: text that comes four times a second still flows. */
+const longestInterval = 250;
+/** Pieces of all answers together: each costs its worker, Redis and the API some tenths of a millisecond. */
+const piecesPerSecond = 250;
+
+/** Few answers hand on a piece every 40 ms; the more they are, the longer is each piece instead. */
+export function createDeltaPace(): DeltaPace {
+  let writers = 0;
+  return {
+    enter: () => {
+      let isIn = true;
+      writers += 1;
+      return () => {
+        writers -= isIn ? 1 : 0;
+        isIn = false;
+      };
+    },
+    interval: () => Math.min(longestInterval, Math.max(shortestInterval, (writers * 1_000) / piecesPerSecond)),
+  };
+}
+
+/** The first piece goes out at once; later ones as the pace has it. */
+export function createDeltaWriter(pace: DeltaPace, send: (offset: number, text: string) => void): DeltaWriter {
+  const leave = pace.enter();
   let offset = 0;
   let waiting = '';
   let timer: NodeJS.Timeout | null = null;
@@ -31,13 +60,14 @@ export function createDeltaWriter(send: (offset: number, text: string) => void):
         timer = setTimeout(() => {
           timer = null;
           flush();
-        }, flushInterval);
+        }, pace.interval());
       }
     },
     end: () => {
       if (timer !== null) {
         clearTimeout(timer);
       }
+      leave();
       flush(true);
     },
   };

@@ -7,6 +7,7 @@ import type { ModelFor } from '../governor/caller.ts';
 import { createOperation, type Operation, type OperationResources } from '../operation.ts';
 import type { Claim } from '../queue/task.ts';
 import { failAttempt, startAttempt } from '../services/attempt.ts';
+import type { DeltaPace } from './delta.ts';
 import { limitTokens } from './limited-model.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { runAttempt } from './run-attempt.ts';
@@ -22,10 +23,12 @@ export interface RunResources extends OperationResources {
   taskTimeout: number;
   /** How long a user has to decide, where neither tool nor agent says otherwise, in milliseconds. */
   approvalTimeout: number;
+  /** How often the answers of this process hand on pieces. */
+  pace: DeltaPace;
 }
 
 /** What a worker shares between the runs of all users. */
-export interface WorkerResources extends Omit<RunResources, 'model'> {
+export interface WorkerResources extends Omit<RunResources, 'model' | 'pace'> {
   modelFor: ModelFor;
 }
 

@@ -10,6 +10,7 @@ import {
 } from '../queue/claim.ts';
 import { abortTopic, givenTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
 import type { Claim } from '../queue/task.ts';
+import { createDeltaPace } from './delta.ts';
 import { startLoop } from './loop.ts';
 import { RunAbandonedError } from './run-attempt.ts';
 import { createJobCompletion, type JobHandler, runJob } from './run-job.ts';
@@ -60,6 +61,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   // Whoever waits for a slot shall not wait for a connection beside: claims have one of their own, as do ends of jobs.
   const [forClaims, forEnds] = [database.reserve(), database.reserve()];
   const completeJob = createJobCompletion(database, forEnds, id);
+  const pace = createDeltaPace();
   const runs = new Set<Run>();
   let stopping = false;
 
@@ -79,7 +81,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     const abandon = new AbortController();
     const priority = options.backgroundKinds?.includes(claim.kind) === true ? 'BACKGROUND' : 'INTERACTIVE';
     const model = resources.modelFor({ userId: claim.userId, priority });
-    const done = runClaim({ ...resources, model }, claim, abandon.signal).finally(() => {
+    const done = runClaim({ ...resources, model, pace }, claim, abandon.signal).finally(() => {
       runs.delete(run);
       if (stopping) {
         // What waited for this end, or for its place among its user's, is for others to claim.

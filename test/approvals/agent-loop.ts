@@ -12,6 +12,7 @@ import { createTracing } from '../../src/adapters/trace.ts';
 import { createOperation } from '../../src/operation.ts';
 import { beat, claimTasks, rescueTasks } from '../../src/queue/claim.ts';
 import { resumeTask } from '../../src/queue/task.ts';
+import { createDeltaPace } from '../../src/runner/delta.ts';
 import { createAgentRunner } from '../../src/runner/run-agent.ts';
 import { type RunResources, runTask } from '../../src/runner/run-task.ts';
 import type { ExecutableTool } from '../../src/runner/tool.ts';
@@ -140,6 +141,7 @@ export async function startAgentLoop(): Promise<AgentLoop> {
       model,
       taskTimeout: 60_000,
       approvalTimeout: 300_000,
+      pace: createDeltaPace(),
     };
     const handler = createAgentRunner({
       memory: { vectors: null, embeddingModel: 'none', embedTimeout: 1_000 },

@@ -7,6 +7,7 @@ import { createTracing } from '../../src/adapters/trace.ts';
 import { beat, claimTasks, leadsUpkeep, putBackTasks, rescueTasks, retireWorker } from '../../src/queue/claim.ts';
 import { mostCrashes } from '../../src/queue/retry.ts';
 import { type Claim, endAttempt } from '../../src/queue/task.ts';
+import { createDeltaPace } from '../../src/runner/delta.ts';
 import { type RunResources, runTask } from '../../src/runner/run-task.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
 import { auditCounts } from './audit.ts';
@@ -140,6 +141,7 @@ describe('rescue', () => {
       tracing: createTracing(null),
       taskTimeout: 60_000,
       approvalTimeout: 300_000,
+      pace: createDeltaPace(),
       model: { chat: noModel, embed: noModel },
     };
     await runTask(

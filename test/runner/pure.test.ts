@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createDeltaWriter } from '../../src/runner/delta.ts';
+import { createDeltaPace, createDeltaWriter } from '../../src/runner/delta.ts';
 import { composePrompt } from '../../src/runner/prompt.ts';
 import type { AgentRun } from '../../src/services/agent-run.ts';
 
@@ -64,7 +64,7 @@ describe('deltas', () => {
   });
 
   it('send the first piece at once and gather those that follow quickly, each with its place', () => {
-    const writer = createDeltaWriter((offset, text) => sent.push([offset, text]));
+    const writer = createDeltaWriter(createDeltaPace(), (offset, text) => sent.push([offset, text]));
     writer.write('Once');
     writer.write(' upon');
     writer.write(' a');
@@ -77,7 +77,7 @@ describe('deltas', () => {
   });
 
   it('send what is left at the end, and nothing after it', () => {
-    const writer = createDeltaWriter((offset, text) => sent.push([offset, text]));
+    const writer = createDeltaWriter(createDeltaPace(), (offset, text) => sent.push([offset, text]));
     writer.write('a');
     writer.write('b');
     writer.end();
@@ -86,5 +86,28 @@ describe('deltas', () => {
       [0, 'a'],
       [1, 'b'],
     ]);
+  });
+
+  it.each([
+    ['one answer', 1, 40],
+    ['ten answers', 10, 40],
+    ['25 answers', 25, 100],
+    ['a thousand answers', 1_000, 250],
+  ])('wait longer, the more answers are written at once: %s', (_case, writers, interval) => {
+    const pace = createDeltaPace();
+    const leave = Array.from({ length: writers - 1 }, () => pace.enter());
+    const writer = createDeltaWriter(pace, (offset, text) => sent.push([offset, text]));
+    writer.write('a');
+    writer.write('b');
+    vi.advanceTimersByTime(interval - 1);
+    expect(sent).toHaveLength(1);
+    vi.advanceTimersByTime(1);
+    expect(sent).toHaveLength(2);
+    writer.end();
+    for (const one of leave) {
+      one();
+      one();
+    }
+    expect(pace.interval()).toBe(40);
   });
 });
