@@ -164,7 +164,11 @@ async function runWrite<Result>(
     let committed: Promise<StoredEvent[]> | undefined;
     // One trip for both: after a failed append the commit is a rollback, and the first fault is the one to report.
     const commit = async (): Promise<StoredEvent[]> => {
-      const [stored] = await Promise.all([appendEvents(transaction, userId, events), transaction.commit()]);
+      const appended = appendEvents(transaction, userId, events);
+      const ended = transaction.commit();
+      ended.catch(() => undefined);
+      const stored = await appended;
+      await ended;
       return stored;
     };
     const operation: WriteOperation = {
@@ -179,7 +183,10 @@ async function runWrite<Result>(
       queryAndCommit: async (prepared, values) => {
         const rows = transaction.query(prepared, values);
         committed = commit();
-        return (await Promise.all([rows, committed]))[0];
+        committed.catch(() => undefined);
+        const result = await rows;
+        await committed;
+        return result;
       },
       emit: (event) => {
         if (committed !== undefined) {
