@@ -2,7 +2,7 @@ import { asDomainErrors, connectVectors, toConditions, type VectorStore, type Ve
 
 /** A store in which each name is a collection of the server: the name alone parts one memory from all others. */
 export function createPerAgentStore(options: VectorStoreOptions): VectorStore {
-  const { writer, search, drop, status } = connectVectors(options);
+  const { writer, search, listIds, drop, status } = connectVectors(options);
   return {
     layout: 'per-agent',
     remakeCollection: async (name, dimensions) => {
@@ -32,17 +32,7 @@ export function createPerAgentStore(options: VectorStoreOptions): VectorStore {
       }),
     search: (name, query) => search(name, query, toConditions(query.filter)),
     count: (name) => asDomainErrors(async () => (await writer.count(name, { exact: true })).count),
-    listIds: (name, after, limit) =>
-      asDomainErrors(async () => {
-        // The offset is the first id of the page, so that one more is asked for and the one that is known left out.
-        const { points } = await writer.scroll(name, {
-          limit: after === null ? limit : limit + 1,
-          with_payload: false,
-          with_vector: false,
-          ...(after === null ? {} : { offset: after }),
-        });
-        return points.map(({ id }) => String(id)).filter((id) => id !== after);
-      }),
+    listIds: (name, after, limit) => listIds(name, after, limit, []),
     indexPayload: (name) =>
       asDomainErrors(async () => {
         for (const [field, schema] of [

@@ -15,7 +15,7 @@ import {
  * memory. Every request below carries the condition for that name; without a point a memory has no collection.
  */
 export function createSharedStore(options: VectorStoreOptions): VectorStore {
-  const { reader, writer, search, drop, sharedCollections, status } = connectVectors(options);
+  const { reader, writer, search, listIds, drop, sharedCollections, status } = connectVectors(options);
 
   /** Where the points of a memory may lie. @throws CollectionMissingError when the server has none of ours */
   const collections = async (): Promise<string[]> => {
@@ -125,20 +125,10 @@ export function createSharedStore(options: VectorStoreOptions): VectorStore {
       return points;
     },
     listIds: async (name, after, limit) => {
-      const filter = { must: [tenantCondition(name)] };
+      const conditions = [tenantCondition(name)];
       const ids: string[] = [];
       for (const collection of await collections()) {
-        // The offset is the first id of the page, so that one more is asked for and the one that is known left out.
-        const { points } = await asDomainErrors(() =>
-          writer.scroll(collection, {
-            limit: limit + 1,
-            with_payload: false,
-            with_vector: false,
-            filter,
-            ...(after === null ? {} : { offset: after }),
-          }),
-        );
-        ids.push(...points.map(({ id }) => String(id)).filter((id) => id !== after));
+        ids.push(...(await listIds(collection, after, limit, conditions)));
       }
       return ids.sort().slice(0, limit);
     },

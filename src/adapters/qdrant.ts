@@ -101,6 +101,8 @@ export interface VectorConnection {
   writer: QdrantClient;
   /** The nearest points that meet all conditions. @throws CollectionMissingError */
   search(collection: string, query: VectorQuery, conditions: Condition[]): Promise<FoundPoint[]>;
+  /** The next ids behind `after` of the points that meet all conditions, in their order. @throws CollectionMissingError */
+  listIds(collection: string, after: string | null, limit: number, conditions: Condition[]): Promise<string[]>;
   /** Takes all points of that name out of the server, in whichever layout they are: the setting may have changed. */
   drop(name: string): Promise<void>;
   /** Shared collections, one for each length of vectors. */
@@ -168,6 +170,19 @@ export function connectVectors(options: VectorStoreOptions): VectorConnection {
         throw error;
       }
     },
+    listIds: (collection, after, limit, conditions) =>
+      asDomainErrors(async () => {
+        const { points } = await writer.scroll(collection, {
+          limit: limit + 1,
+          with_payload: false,
+          with_vector: false,
+          ...(conditions.length === 0 ? {} : { filter: { must: conditions } }),
+          // The offset is the first id of the page: one more is asked for, and the one that is known left out.
+          ...(after === null ? {} : { offset: after }),
+        });
+        const ids = points.map(({ id }) => String(id)).filter((id) => id !== after);
+        return ids.slice(0, limit);
+      }),
     drop: async (name) => {
       const filter = { must: [tenantCondition(name)] };
       await asDomainErrors(() => writer.deleteCollection(name));

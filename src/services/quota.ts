@@ -85,15 +85,18 @@ export async function checkQuota(operation: WriteOperation, name: QuotaName): Pr
 /** Checks that tokens are left for today. What a call will use is known only after it. @throws DomainError QUOTA_EXCEEDED */
 export async function checkTokensLeft(operation: ReadOperation): Promise<void> {
   const state = await quotaOf(operation, 'TOKENS_PER_DAY');
-  if (state.used >= state.limit) {
+  if (isUsedUp(state)) {
     throw exceeded(state);
   }
 }
 
 /** Whether tokens are left for today, for what can also be done without a model. */
 export async function hasTokensLeft(operation: ReadOperation): Promise<boolean> {
-  const { used, limit } = await quotaOf(operation, 'TOKENS_PER_DAY');
-  return used < limit;
+  return !isUsedUp(await quotaOf(operation, 'TOKENS_PER_DAY'));
+}
+
+function isUsedUp({ used, limit }: QuotaState): boolean {
+  return used >= limit;
 }
 
 async function quotaOf(operation: ReadOperation, name: QuotaName): Promise<QuotaState> {
