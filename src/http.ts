@@ -202,6 +202,9 @@ type EndSignals = (response: ServerResponse, expiresAt: number) => { signal: Abo
 /** Most milliseconds that a timer can wait. */
 const longestTimer = 2 ** 31 - 1;
 
+/** One for all: a reason of its own would take a stack trace for each request that ends. */
+const requestOver = new DOMException('The request is over.', 'AbortError');
+
 /**
  * `AbortSignal.any` over a signal that lives as long as the process keeps a record of each request for good: here
  * every request leaves nothing behind.
@@ -218,7 +221,7 @@ function createEndSignals(stopping: AbortSignal): EndSignals {
     const end = (): void => {
       clearTimeout(timer);
       open.delete(end);
-      controller.abort();
+      controller.abort(requestOver);
     };
     // Not unreferenced: Node.js would keep a list for each different time, until it has come.
     const timer = setTimeout(end, Math.min(Math.max(expiresAt - Date.now(), 0), longestTimer));

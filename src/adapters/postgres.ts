@@ -267,7 +267,7 @@ function openTransaction(
 ): Transaction {
   // The id was checked to be a UUID: SET LOCAL takes no parameters, and a simple query carries both in one trip.
   const start = mode === 'read' ? 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY' : 'BEGIN';
-  const begun = client.query(`${start}; SELECT set_config('app.user_id', '${userId ?? ''}', true)`);
+  const begun = client.query(`${start}; SET LOCAL app.user_id = '${userId ?? ''}'`);
   // Whoever queries next sees the same failure; without a listener it would end the process.
   begun.catch(() => undefined);
   let binding: ReturnType<BindPrisma> | undefined;

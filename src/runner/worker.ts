@@ -106,11 +106,15 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     if (free <= 0) {
       return;
     }
-    // What is left over may be filled by those who add tasks.
+    // What is left over may be filled by those who add tasks. They are told anew when they have filled half of it.
+    const isOffering = offered <= free / 2;
     const [claims] = await Promise.all([
       claimTasks(forClaims, id, free, kinds),
-      offerSlots(forClaims, id, { slots: options.slots, kinds, reach: channel.reach() }),
+      isOffering ? offerSlots(forClaims, id, { slots: options.slots, kinds, reach: channel.reach() }) : null,
     ]);
+    if (isOffering) {
+      offered = free - claims.length;
+    }
     for (const claim of claims) {
       start(claim);
     }
@@ -120,7 +124,10 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     }
   };
 
+  // How many tasks more it may be given by its last offer.
+  let offered = 0;
   const takeGiven = (claim: Claim): void => {
+    offered -= 1;
     if (!stopping) {
       start(claim);
       return;
@@ -184,7 +191,11 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   const stopHeartbeat = startLoop(options.lease / beatsPerLease, showLife, (error) =>
     log.error({ err: error, workerId: id }, 'heartbeat failed'),
   );
-  const poll = setInterval(claimMore, options.pollInterval);
+  const poll = setInterval(() => {
+    // An offer may have met a sender and been left out.
+    offered = 0;
+    claimMore();
+  }, options.pollInterval);
   claimMore();
   const stopWatching = [
     metrics.slots.watch({ state: 'running' }, () => runs.size),
