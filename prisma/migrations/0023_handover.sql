@@ -3,7 +3,7 @@
 -- Up Migration
 
 ALTER TABLE workers
-  -- How many tasks it takes unasked. It says so after each claim, as what it found no task for.
+  -- How many tasks it takes unasked: what it said last, less those that it was given since.
   ADD COLUMN open_slots integer NOT NULL DEFAULT 0,
   ADD COLUMN kinds text[] NOT NULL DEFAULT '{}',
   -- Whose live messages reach it: those who say the same of themselves.
