@@ -96,7 +96,8 @@ async function readDrafts(redis: Redis, owner: string): Promise<Draft[]> {
   );
 }
 
-async function within<Result>(milliseconds: number, work: Promise<Result>): Promise<Result> {
+/** The result, or an error when it takes more milliseconds. The work goes on: nobody hears of its end. */
+export async function within<Result>(milliseconds: number, work: Promise<Result>): Promise<Result> {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => late.reject(new Error(`no answer in ${milliseconds} ms`)), milliseconds);
   try {

@@ -4,7 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { PubSub, type PubSubEngine } from 'graphql-subscriptions';
 import { Redis } from 'ioredis';
-import { createDrafts, createProcessDrafts, type Drafts } from './drafts.ts';
+import { createDrafts, createProcessDrafts, type Drafts, within } from './drafts.ts';
 import type { Log } from './log.ts';
 
 /**
@@ -28,6 +28,9 @@ export interface Channel {
   drafts: Drafts;
   close(): Promise<void>;
 }
+
+/** Milliseconds after which nobody counts as having heard: a Redis that hangs shall hold up nobody for longer than a poll. */
+const tellDeadline = 1_000;
 
 /** A channel over Redis, or within this process when there is no address. */
 export function createChannel(options: { url: string | null; log: Log }): Channel {
@@ -111,7 +114,7 @@ function redisChannel(url: string, log: Log): Channel {
     },
     tell: async (topic, message) => {
       try {
-        return (await publisher.publish(topic, JSON.stringify(message))) > 0;
+        return (await within(tellDeadline, publisher.publish(topic, JSON.stringify(message)))) > 0;
       } catch (error) {
         warn(error instanceof Error ? error.message : String(error), 'telling failed');
         return false;
