@@ -34,7 +34,8 @@ END
 $$;
 
 -- Takes a slot of a worker for a new task of the caller's, whose lane the caller has locked: where a claim would find the task
--- at once and none before it. The limits of lane and user hold as they do for a claim: both are locked until the commit.
+-- at once. The limits of lane and user hold as they do for a claim: both are locked until the commit. A claim passes over the
+-- user meanwhile, so that a user who has something queued gets no worker here: the commit then wakes all of them.
 -- Null leaves the task to the queue.
 CREATE FUNCTION queue.take_worker(taken_lane uuid, taken_kind text, taken_reach text) RETURNS uuid
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -45,12 +46,12 @@ DECLARE
   taken uuid;
 BEGIN
   PERFORM FROM lanes
-  WHERE lanes.user_id = caller AND lanes.id = taken_lane AND lanes.queued = 0 AND lanes.running < lanes.max_running;
+  WHERE lanes.user_id = caller AND lanes.id = taken_lane AND lanes.running < lanes.max_running;
   IF NOT FOUND THEN
     RETURN NULL;
   END IF;
   PERFORM FROM tenants
-  WHERE tenants.user_id = caller AND tenants.running < tenants.max_running
+  WHERE tenants.user_id = caller AND tenants.queued = 0 AND tenants.running < tenants.max_running
   FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     RETURN NULL;

@@ -99,6 +99,14 @@ describe('a new task', () => {
       },
       nothing,
     ],
+    [
+      'one of another agent of the user is queued, whom a claim may pass over just now',
+      async () => {
+        await queue.addTasks(user, [await queue.addAgent(user, { maxRunning: 0 })], 1);
+        await addWorker(9);
+      },
+      nothing,
+    ],
     ['an earlier one of its session is still open', () => addWorker(9), session],
   ])('is left to the queue when %s', async (_why, arrange, describeTask) => {
     await arrange();
