@@ -132,9 +132,10 @@ const cancel = statement<CancelledTask & Record<string, unknown>>(`
   SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became
   FROM queue.cancel($1::uuid[], $2, $3, $4, $5::uuid[])`);
 const resume = statement<{ resumed: boolean }>(`SELECT queue.resume($1) AS resumed`);
-const hold = statement<{ id: string }>(
-  `SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`,
-);
+/** Finds and locks the task $2 of user $1 as long as $3 is its running attempt: the fence of each write that must not come late. */
+export const heldTask = `
+  SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`;
+const hold = statement<{ id: string }>(heldTask);
 
 /**
  * Adds a task in the caller's transaction, and gives it to a worker at once where one has nothing else to do; else it

@@ -8,7 +8,7 @@ import type {
   TaskModel,
 } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
-import { type Claim, StaleAttemptError } from '../queue/task.ts';
+import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
 import { agentById } from './agent.ts';
 import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
@@ -68,14 +68,12 @@ const steps = statement<ModelStep & Record<string, unknown>>(
   `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'MODEL' ORDER BY position`,
 );
 const insertStep = statement(`
-  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
-  VALUES ($1, $2, $3, 'MODEL', $4, $5, $6)`);
+  INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
+  VALUES ($1, $2, $3, $4, 'MODEL', $5, $6)`);
 const insertStepOfAttempt = statement<{ position: number }>(`
-  WITH held AS (
-    SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $4 AND state = 'RUNNING' FOR NO KEY UPDATE
-  )
-  INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at)
-  SELECT $1, held.id, $3, 'MODEL', $4, $5, $6 FROM held RETURNING position`);
+  WITH held AS (${heldTask})
+  INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
+  SELECT $1, held.id, $3, $4, 'MODEL', $5, $6 FROM held RETURNING position`);
 
 /** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
 export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
@@ -134,7 +132,7 @@ function stepValues(
   claim: Claim,
   { position, output, startedAt }: NewModelStep,
 ): unknown[] {
-  return [userId, claim.taskId, position, claim.attempt, JSON.stringify(output), startedAt];
+  return [userId, claim.taskId, claim.attempt, position, JSON.stringify(output), startedAt];
 }
 
 /** Writes down what a task's call of a model cost. */

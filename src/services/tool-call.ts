@@ -1,6 +1,6 @@
 import { statement } from '../adapters/postgres.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
-import { type Claim, StaleAttemptError } from '../queue/task.ts';
+import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
 import type { Arguments } from './arguments.ts';
 
 /** How a call of a tool came out: it ran well, it ran and failed, its user declined it, or it can't be made. */
@@ -50,9 +50,7 @@ const ofTask = statement<CallStep & Record<string, unknown>>(
   `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'TOOL' ORDER BY position`,
 );
 const save = statement<{ id: string }>(`
-  WITH held AS (
-    SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE
-  ), saved AS (
+  WITH held AS (${heldTask}), saved AS (
     INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at, finished_at)
     SELECT $1, held.id, entry.position, 'TOOL', $3, entry.output, entry.started_at,
       CASE WHEN entry.ended THEN clock_timestamp() END
