@@ -1,18 +1,14 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createLog } from '../../src/adapters/log.ts';
-import { createMetrics } from '../../src/adapters/metrics.ts';
-import { createTracing } from '../../src/adapters/trace.ts';
 import { claimTasks, rescueTasks } from '../../src/queue/claim.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
 import { holdAttempt } from '../../src/queue/task.ts';
 import type { TaskHandler } from '../../src/runner/run-task.ts';
-import { startWorker, type Worker } from '../../src/runner/worker.ts';
+import type { Worker } from '../../src/runner/worker.ts';
 import { completeAttempt } from '../../src/services/attempt.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { waitFor } from '../service.ts';
-
-const noModel = () => Promise.reject(new Error('no model is to be asked'));
+import { startQueueWorker } from './queue-worker.ts';
 
 let queue: TestQueue;
 let worker: Worker | undefined;
@@ -28,18 +24,13 @@ afterEach(async () => {
 
 /** A worker that shows life three times a second, and looks for work at wake-ups only. */
 async function work(handler: TaskHandler): Promise<Worker> {
-  worker = await startWorker(
-    {
-      ...queue.resources,
-      log: createLog({ level: 'silent' }),
-      metrics: createMetrics(),
-      tracing: createTracing(null),
-      taskTimeout: 60_000,
-      modelFor: () => ({ chat: noModel, embed: noModel }),
-      approvalTimeout: 300_000,
-    },
-    { handlers: { AGENT_RUN: handler }, slots: 5, pollInterval: 86_400_000, lease: 1_000, stopTimeout: 100 },
-  );
+  worker = await startQueueWorker(queue, {
+    handlers: { AGENT_RUN: handler },
+    slots: 5,
+    pollInterval: 86_400_000,
+    lease: 1_000,
+    stopTimeout: 100,
+  });
   return worker;
 }
 

@@ -1,15 +1,12 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createLog } from '../../src/adapters/log.ts';
-import { createMetrics } from '../../src/adapters/metrics.ts';
-import { createTracing } from '../../src/adapters/trace.ts';
 import { DomainError } from '../../src/errors.ts';
 import { wakeTopic } from '../../src/queue/signal.ts';
 import type { JobHandler } from '../../src/runner/run-job.ts';
-import { startWorker, type Worker } from '../../src/runner/worker.ts';
+import type { Worker } from '../../src/runner/worker.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { waitFor } from '../service.ts';
-import { unreachableModel } from './unreachable-model.ts';
+import { startQueueWorker } from './queue-worker.ts';
 
 let queue: TestQueue;
 let worker: Worker | undefined;
@@ -23,17 +20,10 @@ afterEach(async () => {
 });
 
 async function work(job: JobHandler, taskTimeout = 60_000, pollInterval = 50): Promise<void> {
-  worker = await startWorker(
-    {
-      ...queue.resources,
-      log: createLog({ level: 'silent' }),
-      metrics: createMetrics(),
-      tracing: createTracing(null),
-      approvalTimeout: 300_000,
-      modelFor: unreachableModel,
-      taskTimeout,
-    },
+  worker = await startQueueWorker(
+    queue,
     { handlers: {}, jobs: { TIDY: job }, slots: 10, pollInterval, lease: 10_000, stopTimeout: 2_000 },
+    taskTimeout,
   );
 }
 

@@ -1,16 +1,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { createLog } from '../../src/adapters/log.ts';
-import { createMetrics } from '../../src/adapters/metrics.ts';
-import { createTracing } from '../../src/adapters/trace.ts';
 import { wakeTopic, wakeWorkers } from '../../src/queue/signal.ts';
 import type { TaskHandler } from '../../src/runner/run-task.ts';
-import { startWorker, type Worker } from '../../src/runner/worker.ts';
+import type { Worker } from '../../src/runner/worker.ts';
 import { completeAttempt } from '../../src/services/attempt.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { waitFor } from '../service.ts';
+import { startQueueWorker } from './queue-worker.ts';
 
-const noModel = () => Promise.reject(new Error('no model is to be asked'));
 const complete: TaskHandler = ({ operation, claim }) => operation.write((write) => completeAttempt(write, claim));
 
 let queue: TestQueue;
@@ -29,18 +26,13 @@ afterEach(async () => {
 
 /** A worker that looks for work when it is woken, and never by itself. */
 async function work(handler: TaskHandler): Promise<Worker> {
-  const worker = await startWorker(
-    {
-      ...queue.resources,
-      log: createLog({ level: 'silent' }),
-      metrics: createMetrics(),
-      tracing: createTracing(null),
-      taskTimeout: 60_000,
-      modelFor: () => ({ chat: noModel, embed: noModel }),
-      approvalTimeout: 300_000,
-    },
-    { handlers: { AGENT_RUN: handler }, slots: 5, pollInterval: 86_400_000, lease: 60_000, stopTimeout: 20_000 },
-  );
+  const worker = await startQueueWorker(queue, {
+    handlers: { AGENT_RUN: handler },
+    slots: 5,
+    pollInterval: 86_400_000,
+    lease: 60_000,
+    stopTimeout: 20_000,
+  });
   workers.push(worker);
   return worker;
 }
