@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import { DomainError } from '../errors.ts';
 import { createPrismaBinding, type PrismaTransaction } from './prisma.ts';
@@ -133,13 +133,14 @@ export function createDatabase(options: DatabaseOptions): Database {
     keepAlive: true,
     // BEGIN travels with the first statement instead of waiting for its own round trip.
     pipeline: true,
-    stream: () => gatherWrites(new Socket()),
     types: {
       getTypeParser: (type: number, format?: 'text' | 'binary') =>
         type === bigintType ? (value: string) => BigInt(value) : pg.types.getTypeParser(type, format),
     } as pg.CustomTypesConfig,
   });
   pool.on('error', options.onError);
+  // Not before: connecting a socket takes away what was put in the place of its methods.
+  pool.on('connect', (client) => gatherWrites((client as pg.PoolClient & pg.Client).connection.stream));
   const prisma = createPrismaBinding(pool);
 
   const connect = async (): Promise<pg.PoolClient> => {
@@ -199,21 +200,20 @@ export function createDatabase(options: DatabaseOptions): Database {
 }
 
 /** Lets what is written in one turn go out in one packet: pipelined statements cost one system call, not one each. */
-function gatherWrites(socket: Socket): Socket {
-  const write = socket.write.bind(socket) as (...values: unknown[]) => boolean;
+function gatherWrites(stream: Duplex): void {
+  const write = stream.write.bind(stream) as (...values: unknown[]) => boolean;
   let isGathering = false;
-  socket.write = (...values: unknown[]): boolean => {
+  stream.write = (...values: unknown[]): boolean => {
     if (!isGathering) {
       isGathering = true;
-      socket.cork();
+      stream.cork();
       process.nextTick(() => {
         isGathering = false;
-        socket.uncork();
+        stream.uncork();
       });
     }
     return write(...values);
   };
-  return socket;
 }
 
 function reserveConnection(connect: () => Promise<pg.PoolClient>, onClose: () => void): Reserved {
