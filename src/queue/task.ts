@@ -11,6 +11,8 @@ export interface Claim {
   taskId: string;
   attempt: number;
   kind: string;
+  /** Told of the commit that ends the attempt: how many tasks its user has queued then, null when that is not known. */
+  onEnd?: (queued: number | null) => void;
 }
 
 export interface NewTask {
@@ -49,6 +51,8 @@ export interface EndedAttempt {
   answerId: string;
   /** Tasks of the lane that still run. */
   running: number | null;
+  /** Tasks of the user that are queued now, those released by this end included; null when the task stands in no lane. */
+  queued: number | null;
   /** Tasks that waited for this one last and are queued now. */
   released: string[];
   /** Tasks that will never run because this one failed. */
@@ -126,7 +130,7 @@ const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
   SELECT $1, $2, id, $4 FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
-  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, released, skipped
+  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, queued, released, skipped
   FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
 const cancel = statement<CancelledTask & Record<string, unknown>>(`
   SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became
@@ -249,7 +253,7 @@ export async function holdAttempt(operation: WriteOperation, claim: Claim): Prom
 
 /**
  * Ends an attempt: task, dependants and counts change in the caller's transaction. The worker whose attempt it was looks for
- * more work behind it.
+ * more work behind it where something may have waited for this end: it is told whether after the commit.
  * @throws StaleAttemptError when the attempt may no longer write; nothing is changed then.
  */
 export async function endAttempt(operation: WriteOperation, claim: Claim, outcome: Outcome): Promise<EndedAttempt> {
@@ -269,6 +273,7 @@ export async function endAttempt(operation: WriteOperation, claim: Claim, outcom
   if (ended.released.length > 0) {
     operation.afterCommit(wakeWorkers);
   }
+  operation.afterCommit(() => claim.onEnd?.(ended.queued));
   return ended;
 }
 

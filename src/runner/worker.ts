@@ -81,12 +81,17 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     const abandon = new AbortController();
     const priority = options.backgroundKinds?.includes(claim.kind) === true ? 'BACKGROUND' : 'INTERACTIVE';
     const model = resources.modelFor({ userId: claim.userId, priority });
-    const done = runClaim({ ...resources, model, pace }, claim, abandon.signal).finally(() => {
+    // Only an end that is stored and found nothing queued has freed nothing: neither a turn nor a place among its user's.
+    let mayBeAwaited = true;
+    const onEnd = (queued: number | null): void => {
+      mayBeAwaited = queued !== 0;
+    };
+    const done = runClaim({ ...resources, model, pace }, { ...claim, onEnd }, abandon.signal).finally(() => {
       runs.delete(run);
       if (stopping) {
         // What waited for this end, or for its place among its user's, is for others to claim.
         wakeWorkers(channel);
-      } else {
+      } else if (mayBeAwaited || isBehind || isOfferDue()) {
         claimMore();
       }
     });
@@ -101,13 +106,15 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     }
   };
 
+  // Whether there may be tasks that this worker had no slot for when it looked last, or that it is just looking for.
+  let isBehind = false;
   const claimOnce = async (): Promise<void> => {
     const free = options.slots - runs.size;
+    isBehind = true;
     if (free <= 0) {
       return;
     }
-    // What is left over may be filled by those who add tasks. They are told anew when they have filled half of it.
-    const isOffering = offered <= free / 2;
+    const isOffering = isOfferDue();
     const [claims] = await Promise.all([
       claimTasks(forClaims, id, free, kinds),
       isOffering ? offerSlots(forClaims, id, { slots: options.slots, kinds, reach: channel.reach() }) : null,
@@ -118,7 +125,8 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     for (const claim of claims) {
       start(claim);
     }
-    if (claims.length === free) {
+    isBehind = claims.length === free;
+    if (isBehind) {
       // This worker is full and there may be more: others shall look.
       wakeWorkers(channel);
     }
@@ -126,6 +134,8 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
 
   // How many tasks more it may be given by its last offer.
   let offered = 0;
+  // What no claim fills may be filled by those who add tasks. They are told anew when they have filled half of it.
+  const isOfferDue = (): boolean => offered <= (options.slots - runs.size) / 2;
   const takeGiven = (claim: Claim): void => {
     offered -= 1;
     if (!stopping) {
