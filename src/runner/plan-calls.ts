@@ -1,6 +1,7 @@
 import type { ToolCall } from '../adapters/llm.ts';
-import type { ApprovalGrantModel, ApprovalModel } from '../generated/prisma/models.ts';
+import type { ApprovalModel } from '../generated/prisma/models.ts';
 import type { AgentRun } from '../services/agent-run.ts';
+import type { Granted } from '../services/approval-grant.ts';
 import { needsApproval } from '../services/approval-policy.ts';
 import { type Arguments, findStorageFault, hashArguments } from '../services/arguments.ts';
 import { type CallResult, type CallStep, callIdAt } from '../services/tool-call.ts';
@@ -133,7 +134,7 @@ function latestApproval(
   return newest.argumentsHash === hashArguments(tool.name, shown) ? newest : undefined;
 }
 
-function isFor(grant: ApprovalGrantModel, agentId: string, tool: ExecutableTool): boolean {
+function isFor(grant: Granted, agentId: string, tool: ExecutableTool): boolean {
   return (
     grant.kind === 'TOOL' && grant.agentId === agentId && grant.toolId === tool.toolId && grant.toolName === tool.name
   );

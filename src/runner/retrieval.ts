@@ -2,7 +2,6 @@ import type { ChatMessage } from '../adapters/llm.ts';
 import { DomainError } from '../errors.ts';
 import type { AgentRun } from '../services/agent-run.ts';
 import { citationsOfTask, storeCitations } from '../services/citation.ts';
-import { memoryByAgent } from '../services/memory.ts';
 import { conversationsSource, ingestDocuments } from '../services/memory-ingest.ts';
 import { type MemoryIndex, type MemorySearch, searchMemory } from '../services/memory-search.ts';
 import type { TaskRun } from './run-task.ts';
@@ -24,18 +23,15 @@ const longestQuestion = 2_000;
 
 /**
  * What an agent's memory has to say to the message that a run answers. It is searched once for a task and kept as
- * citations: a run that goes on after a crash or a decision reads them again. An agent without a memory costs one look.
- * Memory is a help, so that nothing that is wrong with it fails the run.
- * @param loading what is known of the run; the look goes out with it
+ * citations: a run that goes on after a crash or a decision reads them again. Memory is a help, so that nothing that is
+ * wrong with it fails the run.
+ * @param loading what is known of the run
  */
 export async function recall(index: MemoryIndex, run: TaskRun, loading: Promise<AgentRun>): Promise<Excerpt[]> {
   const { operation, claim, resources, signal, task } = run;
-  const [known, memory] = await Promise.all([
-    loading,
-    task.agentId === null ? null : memoryByAgent(operation.read, task.agentId),
-  ]);
+  const known = await loading;
   const { agent } = known;
-  if (!agent.memoryRetrieval || memory === null || memory.documents === 0) {
+  if (!agent.memoryRetrieval || !known.hasMemory) {
     return [];
   }
   if (known.steps.length > 0) {

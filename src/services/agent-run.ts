@@ -1,28 +1,24 @@
 import type { ToolCall } from '../adapters/llm.ts';
 import { statement } from '../adapters/postgres.ts';
-import type {
-  AgentModel,
-  ApprovalGrantModel,
-  ApprovalModel,
-  MessageModel,
-  TaskModel,
-} from '../generated/prisma/models.ts';
+import type { AgentModel, ApprovalModel, MessageModel, TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
-import { agentById } from './agent.ts';
 import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
-import { grantsOfSession } from './approval-grant.ts';
+import { type Granted, grantsOfSessionAsJson } from './approval-grant.ts';
 import { type Assignment, loadAssignment } from './assignment.ts';
 import { completeAttempt } from './attempt.ts';
 import { storeAnswer } from './message.ts';
-import { type CallStep, loadCalls } from './tool-call.ts';
-import { recordTaskUse } from './usage.ts';
+import { tables } from './table.ts';
+import type { CallStep } from './tool-call.ts';
+import { insertTaskUse, recordTaskUse, valuesOfTaskUse } from './usage.ts';
 
 /** Everything that a run of an agent needs to know, read in one transaction. */
 export interface AgentRun {
   task: TaskModel;
   agent: AgentModel;
+  /** Whether the agent has documents to remember. */
+  hasMemory: boolean;
   /** Messages of the session up to the one to answer, oldest first. */
   history: (Pick<MessageModel, 'role' | 'agentId' | 'content'> & { agentName: string | null })[];
   steps: ModelStep[];
@@ -33,7 +29,7 @@ export interface AgentRun {
   /** What its user was asked, in the order of asking. */
   approvals: ApprovalModel[];
   /** What its user approved for the rest of the session. */
-  grants: ApprovalGrantModel[];
+  grants: Granted[];
 }
 
 /** A model's answer as it was saved, so that a crashed task does not ask again. */
@@ -54,22 +50,36 @@ export interface ModelOutput {
   durationMilliseconds: number;
 }
 
+type JournalEntry = (ModelStep & { kind: 'MODEL' }) | (CallStep & { kind: 'TOOL' });
+
 const historyMessages = 60;
 
+// Where the messages end is looked up in any case: known to the planner, it would have each execution planned anew.
 const history = statement<AgentRun['history'][number] & Record<string, unknown>>(`
   SELECT recent.role, recent.agent_id AS "agentId", recent.content, agents.name AS "agentName" FROM (
     SELECT * FROM messages WHERE user_id = $1 AND session_id = $2
-      AND position <= coalesce($3, (SELECT position FROM messages WHERE user_id = $1 AND id = $4))
+      AND position <= (SELECT coalesce($3, (SELECT position FROM messages WHERE user_id = $1 AND id = $4)))
     ORDER BY position DESC LIMIT ${historyMessages}
   ) AS recent
   LEFT JOIN agents ON agents.user_id = recent.user_id AND agents.id = recent.agent_id
   ORDER BY recent.position`);
+const findAgent = statement<AgentModel & Pick<AgentRun, 'hasMemory' | 'grants'> & Record<string, unknown>>(`
+  SELECT ${tables.agent.columns}, ${grantsOfSessionAsJson} AS grants, EXISTS (
+    SELECT FROM memories
+    WHERE memories.user_id = $1 AND memories.id = agents.id AND memories.agent_id = agents.id AND memories.documents > 0
+  ) AS "hasMemory"
+  FROM agents WHERE user_id = $1 AND id = $3`);
+const journal = statement<JournalEntry & Record<string, unknown>>(
+  `SELECT kind, position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 ORDER BY position`,
+);
 const steps = statement<ModelStep & Record<string, unknown>>(
   `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'MODEL' ORDER BY position`,
 );
-const insertStep = statement(`
-  INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
-  VALUES ($1, $2, $3, $4, 'MODEL', $5, $6)`);
+const insertStepAndUse = statement(`
+  WITH step AS (
+    INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
+    VALUES ($1, $3, $9, $10, 'MODEL', $11, $12)
+  )${insertTaskUse}`);
 const insertStepOfAttempt = statement<{ position: number }>(`
   WITH held AS (${heldTask})
   INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
@@ -80,19 +90,35 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
   if (task.agentId === null || task.sessionId === null) {
     throw new StaleAttemptError();
   }
-  const [agent, messages, stored, assignment, calls, approvals, grants] = await Promise.all([
-    agentById(operation, task.agentId),
+  const [[found], messages, done, assignment] = await Promise.all([
+    operation.query(findAgent, [operation.userId, task.sessionId, task.agentId]),
     operation.query(history, [operation.userId, task.sessionId, task.sessionOrder, task.messageId]),
-    loadSteps(operation, task.id),
+    loadDone(operation, task.id),
     loadAssignment(operation, task),
-    loadCalls(operation, task.id),
-    approvalsOfTask(operation, task.id),
-    grantsOfSession(operation, task.sessionId),
   ]);
-  if (agent === null) {
+  if (found === undefined) {
     throw new StaleAttemptError();
   }
-  return { task, agent, history: messages, steps: stored, assignment, calls, approvals, grants };
+  const { hasMemory, grants, ...agent } = found;
+  return { task, agent, hasMemory, grants, history: messages, assignment, ...done };
+}
+
+/** What earlier attempts at a task, or the run that it repeats, have done. */
+async function loadDone(
+  operation: ReadOperation,
+  taskId: string,
+): Promise<Pick<AgentRun, 'steps' | 'calls' | 'approvals'>> {
+  const stored: JournalEntry[] = await operation.query(journal, [operation.userId, taskId]);
+  return {
+    steps: stored.flatMap((entry) =>
+      entry.kind === 'MODEL' ? [{ position: entry.position, output: entry.output }] : [],
+    ),
+    calls: stored.flatMap((entry) =>
+      entry.kind === 'TOOL' ? [{ position: entry.position, output: entry.output }] : [],
+    ),
+    // What its user is asked follows from a model's answer, which is stored before or with the question.
+    approvals: stored.length === 0 ? [] : await approvalsOfTask(operation, taskId),
+  };
 }
 
 /** The model's answers for a task so far, in order. */
@@ -109,7 +135,8 @@ export async function saveModelStep(operation: WriteOperation, claim: Claim, ste
   await writeTogether(
     operation,
     async (write) => {
-      const [stored] = await write.query(insertStepOfAttempt, stepValues(write, claim, step));
+      const values = [write.userId, claim.taskId, claim.attempt, ...stepValues(step)];
+      const [stored] = await write.query(insertStepOfAttempt, values);
       if (stored === undefined) {
         throw new StaleAttemptError();
       }
@@ -118,21 +145,14 @@ export async function saveModelStep(operation: WriteOperation, claim: Claim, ste
   );
 }
 
-/** Adds a step to a task whose attempt the caller's transaction has checked. */
+/** Adds a step, with what it cost, to a task whose attempt the caller's transaction has checked. */
 export async function addModelStep(operation: WriteOperation, claim: Claim, step: NewModelStep): Promise<void> {
-  await writeTogether(
-    operation,
-    (write) => write.query(insertStep, stepValues(write, claim, step)),
-    (write) => recordModelUse(write, claim.taskId, step.output),
-  );
+  const use = valuesOfTaskUse(operation, claim.taskId, { ...step.output, kind: 'CHAT' });
+  await operation.query(insertStepAndUse, [...use, claim.attempt, ...stepValues(step)]);
 }
 
-function stepValues(
-  { userId }: WriteOperation,
-  claim: Claim,
-  { position, output, startedAt }: NewModelStep,
-): unknown[] {
-  return [userId, claim.taskId, claim.attempt, position, JSON.stringify(output), startedAt];
+function stepValues({ position, output, startedAt }: NewModelStep): unknown[] {
+  return [position, JSON.stringify(output), startedAt];
 }
 
 /** Writes down what a task's call of a model cost. */

@@ -20,18 +20,14 @@ const detachOthers = statement(
 const countAttached = statement<{ count: number }>(
   `SELECT count(*)::int AS count FROM agent_tools WHERE user_id = $1 AND agent_id = $2`,
 );
-const usable = statement<ToolModel & Record<string, unknown>>(`
-  SELECT ${tables.tool.columns}, secrets, secrets_key_id AS "secretsKeyId" FROM tools
-  WHERE user_id = $1 AND missing_since IS NULL
-    AND id IN (SELECT tool_id FROM agent_tools WHERE user_id = $1 AND agent_id = $2)
-  ORDER BY id LIMIT ${mostAgentTools}`);
-
-const stale = statement<{ id: string }>(`
-  SELECT id FROM mcp_servers
-  WHERE user_id = $1 AND (listed_at IS NULL OR listed_at < $3) AND id IN (
-    SELECT mcp_server_id FROM tools
-    WHERE user_id = $1 AND id IN (SELECT tool_id FROM agent_tools WHERE user_id = $1 AND agent_id = $2)
-  )`);
+const ofAgent = statement<ToolModel & { isListStale: boolean } & Record<string, unknown>>(`
+  SELECT ${tables.tool.columns}, secrets, secrets_key_id AS "secretsKeyId", EXISTS (
+    SELECT FROM mcp_servers
+    WHERE mcp_servers.user_id = $1 AND mcp_servers.id = tools.mcp_server_id AND (listed_at IS NULL OR listed_at < $3)
+  ) AS "isListStale"
+  FROM tools
+  WHERE user_id = $1 AND id IN (SELECT tool_id FROM agent_tools WHERE user_id = $1 AND agent_id = $2)
+  ORDER BY id`);
 
 /** Ids of an agent and a tool, as a change of both came to. */
 export type AgentToolOutcome = { agentId: string; toolId: string };
@@ -82,16 +78,25 @@ export async function setAgentTools(
   await operation.query(attach, [operation.userId, agentId, ids]);
 }
 
-/** The tools that an agent may call now, with their sealed secrets: those that their server took back are left out. */
-export function loadUsableTools(operation: ReadOperation, agentId: string): Promise<ToolModel[]> {
-  return operation.query(usable, [operation.userId, agentId]);
+/** The tools of an agent, as its run finds them. */
+export interface AgentTools {
+  /** Those that it may call now, with their sealed secrets: those that their server took back are left out. */
+  usable: ToolModel[];
+  /** MCP servers that lend it tools, and whose lists are too old to go by. */
+  staleServerIds: string[];
 }
 
-/** MCP servers that lend the agent tools and were last asked for them more than `maxAge` milliseconds ago. */
-export async function staleServers(operation: ReadOperation, agentId: string, maxAge: number): Promise<string[]> {
+/** @param maxAge how old the list of an MCP server may be, in milliseconds */
+export async function loadAgentTools(operation: ReadOperation, agentId: string, maxAge: number): Promise<AgentTools> {
   const before = new Date(operation.clock.now().getTime() - maxAge);
-  const found = await operation.query(stale, [operation.userId, agentId, before]);
-  return found.map(({ id }) => id);
+  const tools = await operation.query(ofAgent, [operation.userId, agentId, before]);
+  const stale = tools.flatMap(({ mcpServerId, isListStale }) =>
+    mcpServerId !== null && isListStale ? [mcpServerId] : [],
+  );
+  return {
+    usable: tools.filter(({ missingSince }) => missingSince === null).slice(0, mostAgentTools),
+    staleServerIds: [...new Set(stale)],
+  };
 }
 
 async function holdAgent(operation: WriteOperation, agentId: string, field: string): Promise<void> {

@@ -43,6 +43,15 @@ export function listSessionGrants(
   return loadChildPage(operation, loadSessionGrants, sessionId, page);
 }
 
+/** What a grant lets pass: a tool of an agent, or plans. */
+export type Granted = Pick<ApprovalGrantModel, 'kind' | 'agentId' | 'toolId' | 'toolName'>;
+
+/** SQL for everything that holds for the rest of the session $2, as JSON: for a statement that reads more beside it. */
+export const grantsOfSessionAsJson = `coalesce((
+  SELECT json_agg(json_build_object('kind', kind, 'agentId', agent_id, 'toolId', tool_id, 'toolName', tool_name))
+  FROM approval_grants WHERE user_id = $1 AND session_id = $2
+), '[]')`;
+
 /** Everything that holds for the rest of a session, for the run that is about to ask. */
 export function grantsOfSession(operation: ReadOperation, sessionId: string): Promise<ApprovalGrantModel[]> {
   return operation.query(ofSession, [operation.userId, sessionId]);

@@ -108,8 +108,12 @@ export async function completeAttempt(
     (write) => settle(write, claim, ended, 'completed'),
     (write) => store(write, ended),
     async (write) => write.emit({ type: 'task_completed', sessionId, taskId: claim.taskId }),
-    // Open tasks are left but for one case: that its composing task was cancelled.
-    async (write) => planId !== null && settlePlans(write, [planId], 'CANCELLED'),
+    // Open tasks are left but for one case: that its composing task was cancelled. Other kinds of tasks settle it themselves.
+    async (write) => {
+      if (planId !== null && claim.kind === 'AGENT_RUN' && ended.released.length === 0) {
+        await settlePlans(write, [planId], 'CANCELLED');
+      }
+    },
   );
 }
 

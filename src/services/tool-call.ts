@@ -1,5 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
-import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import { type WriteOperation, writeTogether } from '../operation.ts';
 import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
 import type { Arguments } from './arguments.ts';
 
@@ -46,9 +46,6 @@ export function positionOfCall(callId: string): number {
   return Number(/^call_(\d{1,6})$/.exec(callId)?.[1] ?? 0);
 }
 
-const ofTask = statement<CallStep & Record<string, unknown>>(
-  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'TOOL' ORDER BY position`,
-);
 const save = statement<{ id: string }>(`
   WITH held AS (${heldTask}), saved AS (
     INSERT INTO task_steps (user_id, task_id, position, kind, attempt, output, started_at, finished_at)
@@ -63,11 +60,6 @@ const save = statement<{ id: string }>(`
 const tellProgress = statement<{ progress: number; sessionId: string | null }>(`
   UPDATE tasks SET progress = greatest(progress, $3), progress_note = $4 WHERE user_id = $1 AND id = $2
   RETURNING progress, session_id AS "sessionId"`);
-
-/** The calls of tools that a task has made or begun, in order. */
-export function loadCalls(operation: ReadOperation, taskId: string): Promise<CallStep[]> {
-  return operation.query(ofTask, [operation.userId, taskId]);
-}
 
 /**
  * Writes calls into the journal: marks of those that are about to be made, and results. A mark without a result tells

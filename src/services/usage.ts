@@ -41,10 +41,12 @@ const insert = statement(`
   INSERT INTO model_usage
     (user_id, kind, agent_id, model, prompt_tokens, completion_tokens, duration_milliseconds, cost_micros)
   VALUES ($1, $2, (SELECT id FROM agents WHERE user_id = $1 AND id = $3 FOR KEY SHARE), $4, $5, $6, $7, $8)`);
-const insertOfTask = statement(`
+/** SQL that writes down `valuesOfTaskUse`, $1 to $8: for a statement that writes more beside it. */
+export const insertTaskUse = `
   INSERT INTO model_usage
     (user_id, kind, agent_id, task_id, model, prompt_tokens, completion_tokens, duration_milliseconds, cost_micros)
-  SELECT $1, $2, agent_id, id, $4, $5, $6, $7, $8 FROM tasks WHERE user_id = $1 AND id = $3`);
+  SELECT $1, $2, agent_id, id, $4, $5, $6, $7, $8 FROM tasks WHERE user_id = $1 AND id = $3`;
+const insertOfTask = statement(insertTaskUse);
 const days = statement<UsageDay>(`
   SELECT to_char(day, 'YYYY-MM-DD') AS day, kind, model, calls::float8 AS calls,
     prompt_tokens::float8 AS "promptTokens", completion_tokens::float8 AS "completionTokens",
@@ -54,10 +56,13 @@ const days = statement<UsageDay>(`
 
 /** Writes down what a task's call of a model used and cost. */
 export async function recordTaskUse(operation: WriteOperation, taskId: string, use: ModelUse): Promise<void> {
+  await operation.query(insertOfTask, valuesOfTaskUse(operation, taskId, use));
+}
+
+/** The user, the task ($3), and what its call of a model used and cost. */
+export function valuesOfTaskUse({ userId, terms }: WriteOperation, taskId: string, use: ModelUse): unknown[] {
   const { kind, model, promptTokens, completionTokens, durationMilliseconds } = use;
-  const cost = costOf(operation.terms, use);
-  const values = [operation.userId, kind, taskId, model, promptTokens, completionTokens, durationMilliseconds, cost];
-  await operation.query(insertOfTask, values);
+  return [userId, kind, taskId, model, promptTokens, completionTokens, durationMilliseconds, costOf(terms, use)];
 }
 
 /** Writes down what a call outside of any task used and cost, such as the embedding of a search. */

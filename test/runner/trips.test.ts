@@ -102,19 +102,22 @@ describe('what the worker asks of Postgres for a message to an agent', () => {
     await answer(agentId);
     expect(written()).toEqual([
       [['BEGIN', 'UPDATE tasks'], end],
-      [
-        ['BEGIN', 'FROM queue.end_attempt'],
-        ['UPDATE agents', 'INTO task_steps', 'INTO model_usage', 'UPDATE sessions'],
-        end,
-      ],
+      [['BEGIN', 'FROM queue.end_attempt'], ['UPDATE agents', 'INTO task_steps', 'UPDATE sessions'], end],
     ]);
     const [reads] = read();
     expect(read()).toHaveLength(1);
     expect(reads?.at(-1)).toEqual(['COMMIT']);
     expect(reads).toHaveLength(2);
-    expect(reads?.[0]).toEqual(
-      expect.arrayContaining(['BEGIN', 'FROM agents', 'FROM messages', 'FROM tools', 'FROM memories', 'FROM quotas']),
-    );
+    expect(reads?.[0]).toEqual([
+      'BEGIN',
+      'FROM quotas',
+      // The agent, with what was granted to it and whether it has a memory.
+      'FROM approval_grants',
+      'FROM messages',
+      'FROM task_steps',
+      // Its tools, with the servers that they come from.
+      'FROM mcp_servers',
+    ]);
   });
 
   it('is five writing trips more for a call of a tool: two for what the model wants, two for the mark, one for the result', async () => {
@@ -139,13 +142,7 @@ describe('what the worker asks of Postgres for a message to the team', () => {
     // The last of them composes the answer.
     expect(ends.length).toBeGreaterThan(1);
     expect(ends.map((trips) => trips.length)).toEqual(ends.map(() => 3));
-    expect(ends.at(-1)?.[1]).toEqual([
-      'INTO task_steps',
-      'INTO model_usage',
-      'UPDATE sessions',
-      'UPDATE plans',
-      'UPDATE plans',
-    ]);
+    expect(ends.at(-1)?.[1]).toEqual(['INTO task_steps', 'UPDATE sessions', 'UPDATE plans']);
     const [planned] = written().filter(([first]) => first?.includes('FROM queue.lock_for_end'));
     expect(planned).toEqual([
       ['BEGIN', 'FROM queue.lock_for_end', 'FROM lanes'],

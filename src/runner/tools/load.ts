@@ -1,5 +1,5 @@
 import type { ToolModel } from '../../generated/prisma/models.ts';
-import { loadUsableTools, staleServers } from '../../services/agent-tool.ts';
+import { loadAgentTools } from '../../services/agent-tool.ts';
 import { builtInTools } from '../../services/built-in-tool.ts';
 import { refreshStaleServers } from '../../services/mcp-listing.ts';
 import { builtInName, httpSettings } from '../../services/tool.ts';
@@ -19,16 +19,12 @@ export function createToolLoader(resources: ToolResources, builtIns: BuiltInCall
     if (agentId === null) {
       return [];
     }
-    const [stale, listed] = await Promise.all([
-      staleServers(operation.read, agentId, listMaxAge),
-      loadUsableTools(operation.read, agentId),
-    ]);
-    let rows = listed;
-    if (stale.length > 0) {
-      await refreshStaleServers(operation, stale, listMaxAge, resources, signal);
-      rows = await loadUsableTools(operation.read, agentId);
+    let found = await loadAgentTools(operation.read, agentId, listMaxAge);
+    if (found.staleServerIds.length > 0) {
+      await refreshStaleServers(operation, found.staleServerIds, listMaxAge, resources, signal);
+      found = await loadAgentTools(operation.read, agentId, listMaxAge);
     }
-    return rows.flatMap((row) => {
+    return found.usable.flatMap((row) => {
       const behaviour = behaviourOf(row, resources, builtIns);
       return behaviour === null
         ? []
