@@ -52,6 +52,11 @@ export interface WriteOperation extends ReadOperation {
    * committed, whatever the work then comes to. Nothing can be written or emitted behind it.
    */
   queryAndCommit<Row extends Record<string, unknown>>(statement: Statement<Row>, values?: unknown[]): Promise<Row[]>;
+  /**
+   * Hands a row that this transaction has written to the reads behind its commit, so that they need not ask for it.
+   * @param row as its last change returned it
+   */
+  keep<Row extends { id: string }>(batch: BatchLoad<string, Row | null>, row: Row): void;
   /** Writes an event in this transaction's commit and tells live readers after it. */
   emit(event: NewEvent): void;
   /** Runs after the commit, and not at all when there is none. It must not throw and is not waited for. */
@@ -97,6 +102,7 @@ const retryableStates = new Set(['40P01', '40001']);
 const failedTransactionState = '25P02';
 
 type Loader = DataLoader<unknown, unknown, unknown>;
+type Loaders = Map<unknown, Loader>;
 
 /**
  * Begins nothing yet: the read transaction opens at the first query, serves all queries issued meanwhile, and commits
@@ -116,9 +122,12 @@ export function createOperation(resources: OperationResources, userId: string, o
     userId,
     read,
     write: async (work) => {
-      const result = await runWrite(resources, userId, origin, work);
+      const { result, kept } = await runWrite(resources, userId, origin, work);
       // What is read next must see this commit.
       shared.refresh();
+      for (const { batch, row } of kept) {
+        loaderOf(read, shared.loaders, batch).prime(row.id, row);
+      }
       return result;
     },
     refresh: () => shared.refresh(),
@@ -150,17 +159,23 @@ export async function writeTogether(
   }
 }
 
+interface KeptRow {
+  batch: BatchLoad<string, { id: string } | null>;
+  row: { id: string };
+}
+
 async function runWrite<Result>(
   resources: OperationResources,
   userId: string,
   origin: Origin,
   work: (operation: WriteOperation) => Promise<Result>,
-): Promise<Result> {
+): Promise<{ result: Result; kept: readonly KeptRow[] }> {
   for (let attempt = 1; ; attempt += 1) {
     const transaction = await resources.database.begin('write', userId);
     const events: DescribedEvent[] = [];
     const hooks: AfterCommit[] = [];
-    const loaders = new Map<unknown, Loader>();
+    const loaders: Loaders = new Map();
+    const kept: KeptRow[] = [];
     let committed: Promise<StoredEvent[]> | undefined;
     // One trip for both: after a failed append the commit is a rollback, and the first fault is the one to report.
     const commit = async (): Promise<StoredEvent[]> => {
@@ -188,6 +203,7 @@ async function runWrite<Result>(
         await committed;
         return result;
       },
+      keep: (batch, row) => void kept.push({ batch: batch as KeptRow['batch'], row }),
       emit: (event) => {
         if (committed !== undefined) {
           throw new Error('the transaction is committed: an event would be lost');
@@ -201,9 +217,9 @@ async function runWrite<Result>(
       const stored = await (committed ?? commit());
       publishEvents(resources.channel, userId, stored);
       for (const hook of hooks) {
-        hook(resources.channel, (later) => runWrite(resources, userId, origin, later));
+        hook(resources.channel, async (later) => (await runWrite(resources, userId, origin, later)).result);
       }
-      return result;
+      return { result, kept };
     } catch (error) {
       // The first fault is the one to report; a rollback that fails has closed its connection.
       await transaction.rollback().catch(() => undefined);
@@ -223,11 +239,20 @@ async function runWrite<Result>(
 
 function loadBatched<Key, Value>(
   operation: ReadOperation,
-  loaders: Map<unknown, Loader>,
+  loaders: Loaders,
   batch: BatchLoad<Key, Value>,
   key: Key,
   cacheKey?: (key: Key) => string,
 ): Promise<Value> {
+  return loaderOf(operation, loaders, batch, cacheKey).load(key);
+}
+
+function loaderOf<Key, Value>(
+  operation: ReadOperation,
+  loaders: Loaders,
+  batch: BatchLoad<Key, Value>,
+  cacheKey?: (key: Key) => string,
+): DataLoader<Key, Value, unknown> {
   let loader = loaders.get(batch) as DataLoader<Key, Value, unknown> | undefined;
   if (loader === undefined) {
     loader = new DataLoader<Key, Value, unknown>((keys) => batch(operation, keys), {
@@ -236,7 +261,7 @@ function loadBatched<Key, Value>(
     });
     loaders.set(batch, loader as Loader);
   }
-  return loader.load(key);
+  return loader;
 }
 
 interface OpenRead {
@@ -246,7 +271,7 @@ interface OpenRead {
 }
 
 class SharedRead {
-  loaders = new Map<unknown, Loader>();
+  loaders: Loaders = new Map();
   private readonly database: Database;
   private readonly userId: string;
   private current: OpenRead | null = null;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { statement } from '../src/adapters/postgres.ts';
-import { type Operation, type WriteOperation, writeTogether } from '../src/operation.ts';
+import { type BatchLoad, type Operation, type WriteOperation, writeTogether } from '../src/operation.ts';
 import { startTestQueue, type TestQueue } from './queue/arrange.ts';
 
 let queue: TestQueue;
@@ -64,6 +64,39 @@ describe('reads of one operation', () => {
     );
     expect(await count()).toBe(before + 1);
     await release();
+  });
+});
+
+describe('a row that a write hands to the reads behind it', () => {
+  let asked: string[] = [];
+  beforeEach(() => {
+    asked = [];
+  });
+  const load: BatchLoad<string, { id: string; from: string } | null> = async (_operation, ids) => {
+    asked.push(...ids);
+    return ids.map((id) => ({ id, from: 'the database' }));
+  };
+
+  it('is not asked for again', async () => {
+    await operation.write(async (write) => write.keep(load, { id: 'one', from: 'the write' }));
+    const read = await Promise.all(['one', 'two'].map((id) => operation.read.load(load, id)));
+    expect(read.map((row) => row?.from)).toEqual(['the write', 'the database']);
+    expect(asked).toEqual(['two']);
+  });
+
+  it('is asked for anew behind the next write', async () => {
+    await operation.write(async (write) => write.keep(load, { id: 'one', from: 'the write' }));
+    await operation.write(async () => undefined);
+    expect((await operation.read.load(load, 'one'))?.from).toBe('the database');
+  });
+
+  it('is forgotten with a write that failed', async () => {
+    const failing = operation.write(async (write) => {
+      write.keep(load, { id: 'one', from: 'the write' });
+      throw new Error('it failed');
+    });
+    await expect(failing).rejects.toThrow('it failed');
+    expect((await operation.read.load(load, 'one'))?.from).toBe('the database');
   });
 });
 

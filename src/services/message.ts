@@ -5,9 +5,10 @@ import type { BusyPolicy } from '../generated/prisma/enums.ts';
 import type { MessageModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { enqueueTask } from '../queue/task.ts';
-import { currentOrchestrator } from './orchestrator.ts';
+import { orchestratorOfTeam } from './orchestrator.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
-import { checkQuota, checkTokensLeft } from './quota.ts';
+import { addPlan } from './plan.ts';
+import { checkQuotasOfMessage } from './quota.ts';
 import { sessionUsed } from './session.ts';
 import { rowsById, tables } from './table.ts';
 import { takeTurn } from './turn.ts';
@@ -36,9 +37,9 @@ const messageList: List<MessageModel> = {
 const loadMessages = rowsById<MessageModel>(tables.message);
 const loadSessionMessages = childPages(messageList, 'session_id');
 
-const insert = statement(`
+const insert = statement<MessageModel & Record<string, unknown>>(`
   INSERT INTO messages (user_id, id, session_id, position, role, content, plan_id)
-  VALUES ($1, $2, $3, $4, 'USER', $5, $6)`);
+  VALUES ($1, $2, $3, $4, 'USER', $5, $6) RETURNING ${tables.message.columns}`);
 // The session's row stays locked, so that places follow the order of commits.
 const insertAnswer = statement<{ position: number }>(`
   WITH place AS (
@@ -47,9 +48,6 @@ const insertAnswer = statement<{ position: number }>(`
   )
   INSERT INTO messages (user_id, id, session_id, position, role, agent_id, plan_id, task_id, content)
   SELECT $1, $2, $3, place.position, $4, $5, $6, $7, $8 FROM place RETURNING position`);
-const insertPlan = statement(`
-  INSERT INTO plans (user_id, id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4, $5)`);
-const hasAgents = statement<{ present: boolean }>(`SELECT EXISTS (SELECT FROM agents WHERE user_id = $1) AS present`);
 
 /** The caller's message of that id, or null. */
 export function messageById(operation: ReadOperation, id: string): Promise<MessageModel | null> {
@@ -75,7 +73,7 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
   const { sessionId, content } = input;
   const agentId = input.targetAgentId ?? null;
   checkContent(content);
-  const [, { laneId, position }] = await Promise.all([checkTokensLeft(operation), takePlace(operation, input)]);
+  const { laneId, position } = await takePlace(operation, input);
   const messageId = uuidv7();
   const planId = agentId === null ? uuidv7() : null;
   const { userId } = operation;
@@ -85,16 +83,21 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
     operation,
     async (write) => {
       if (planId !== null) {
-        await write.query(insertPlan, [userId, planId, sessionId, laneId, content]);
+        await addPlan(write, { id: planId, sessionId, orchestratorId: laneId, request: content });
       }
     },
-    (write) => write.query(insert, [userId, messageId, sessionId, position, content, planId]),
+    async (write) => {
+      const [message] = await write.query(insert, [userId, messageId, sessionId, position, content, planId]);
+      if (message !== undefined) {
+        write.keep(loadMessages, message);
+      }
+    },
     async (write) => {
       const kind = agentId === null ? 'PLAN' : 'AGENT_RUN';
       const task = { kind, laneId, agentId, sessionId, planId, messageId, sessionOrder: position };
       taskId = await enqueueTask(write, task);
     },
-    (write) => checkQuota(write, 'CONCURRENT_TASKS'),
+    checkQuotasOfMessage,
   );
   operation.emit({ type: 'message_created', sessionId, messageId });
   if (agentId !== null) {
@@ -113,20 +116,9 @@ async function takePlace(
     const lane = { id: targetAgentId, kind: 'AGENT' } as const;
     return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
   }
-  const lane = { id: await orchestratorLane(operation), kind: 'ORCHESTRATOR' } as const;
+  // An orchestrator's lane has its id.
+  const lane = { id: await orchestratorOfTeam(operation), kind: 'ORCHESTRATOR' } as const;
   return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
-}
-
-/** The orchestrator's lane. @throws DomainError NO_AGENTS when it has nobody to give tasks to */
-async function orchestratorLane(operation: WriteOperation): Promise<string> {
-  const [[team], { id }] = await Promise.all([
-    operation.query(hasAgents, [operation.userId]),
-    currentOrchestrator(operation),
-  ]);
-  if (team?.present !== true) {
-    throw new DomainError('NO_AGENTS', 'Your team has no agents. Create one first.');
-  }
-  return id;
 }
 
 /** Stores an answer, of an agent or of the orchestrator, at the end of its session. */

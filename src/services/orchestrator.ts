@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { statement } from '../adapters/postgres.ts';
-import { notFound } from '../errors.ts';
+import { DomainError, notFound } from '../errors.ts';
 import type { ApprovalPolicy } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
@@ -49,6 +49,10 @@ const own = statement<OrchestratorModel & Record<string, unknown>>(
   `SELECT ${tables.orchestrator.columns} FROM orchestrators WHERE user_id = $1 ORDER BY id LIMIT 1`,
 );
 
+const ownOfTeam = statement<{ id: string; hasAgents: boolean }>(`
+  SELECT id, EXISTS (SELECT FROM agents WHERE agents.user_id = $1) AS "hasAgents"
+  FROM orchestrators WHERE user_id = $1 ORDER BY id LIMIT 1`);
+
 /** The caller's orchestrator of that id, or null. */
 export function orchestratorById(operation: ReadOperation, id: string): Promise<OrchestratorModel | null> {
   return operation.load(loadOrchestrators, id);
@@ -61,6 +65,18 @@ export async function currentOrchestrator(operation: ReadOperation): Promise<Orc
     throw notFound('orchestrator');
   }
   return orchestrator;
+}
+
+/** The id of the caller's orchestrator. @throws DomainError NO_AGENTS when it has nobody to give tasks to, NOT_FOUND */
+export async function orchestratorOfTeam(operation: ReadOperation): Promise<string> {
+  const [orchestrator] = await operation.query(ownOfTeam, [operation.userId]);
+  if (orchestrator === undefined) {
+    throw notFound('orchestrator');
+  }
+  if (!orchestrator.hasAgents) {
+    throw new DomainError('NO_AGENTS', 'Your team has no agents. Create one first.');
+  }
+  return orchestrator.id;
 }
 
 /** Makes the caller's orchestrator, with its place in the task engine. */

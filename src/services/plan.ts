@@ -42,6 +42,9 @@ const loadPlans = rowsById<PlanModel>(tables.plan);
 const loadSessionPlans = childPages(planList, 'session_id');
 const loadResults: BatchLoad<string, string | null> = loadTaskResults;
 
+const insert = statement<PlanModel & Record<string, unknown>>(`
+  INSERT INTO plans (user_id, id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4, $5)
+  RETURNING ${tables.plan.columns}`);
 const newestTasks = statement<TaskModel & Record<string, unknown>>(`
   SELECT DISTINCT ON (plan_id, kind, input ->> 'key') ${tables.task.columns} FROM tasks
   WHERE user_id = $1 AND plan_id = ANY ($2::uuid[])
@@ -76,6 +79,17 @@ function keyOf(task: TaskModel): string {
 /** The caller's plan of that id, or null. */
 export function planById(operation: ReadOperation, id: string): Promise<PlanModel | null> {
   return operation.load(loadPlans, id);
+}
+
+/** Adds a plan that is yet to be made. */
+export async function addPlan(
+  operation: WriteOperation,
+  { id, sessionId, orchestratorId, request }: Pick<PlanModel, 'id' | 'sessionId' | 'orchestratorId' | 'request'>,
+): Promise<void> {
+  const [plan] = await operation.query(insert, [operation.userId, id, sessionId, orchestratorId, request]);
+  if (plan !== undefined) {
+    operation.keep(loadPlans, plan);
+  }
 }
 
 /** A session's plans, newest first. Pages of many sessions are read in one statement. */

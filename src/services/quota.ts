@@ -1,4 +1,4 @@
-import { statement } from '../adapters/postgres.ts';
+import { type Statement, statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
 import type { QuotaName } from '../terms.ts';
@@ -20,8 +20,17 @@ export const quotaNames: readonly QuotaName[] = [
   'TOKENS_PER_DAY',
 ];
 
-/** Where a user's own limit stands, and how what is used is counted. */
-const rules: Record<QuotaName, { column: string; used: string; what: string }> = {
+interface QuotaRule {
+  /** Where a user's own limit stands. */
+  column: string;
+  /** How what is used is counted. */
+  used: string;
+  what: string;
+  /** It is used only later by what is checked now, so that some must be left. */
+  isUsedLater?: boolean;
+}
+
+const rules: Record<QuotaName, QuotaRule> = {
   AGENTS: {
     column: 'agents',
     used: 'SELECT count(*) FROM agents WHERE user_id = $1',
@@ -48,24 +57,32 @@ const rules: Record<QuotaName, { column: string; used: string; what: string }> =
     used: `SELECT sum(prompt_tokens + completion_tokens) FROM usage_days
       WHERE user_id = $1 AND day = (now() AT TIME ZONE 'UTC')::date`,
     what: 'tokens a day',
+    isUsedLater: true,
   },
 };
 
-type Row = { own: number | null; used: number };
+type Row = { name: QuotaName; own: number | null; used: number };
+type Read = Statement<Row>;
 
-const reads = Object.fromEntries(
-  quotaNames.map((name) => [
-    name,
-    statement<Row>(`
-      SELECT (SELECT ${rules[name].column}::float8 FROM quotas WHERE user_id = $1) AS own,
-        coalesce((${rules[name].used}), 0)::float8 AS used`),
-  ]),
-) as Record<QuotaName, ReturnType<typeof statement<Row>>>;
+/** Reads how a user stands to quotas, a row for each. */
+function readOf(...names: readonly QuotaName[]): Read {
+  const rows = names.map(
+    (name) => `
+  SELECT '${name}' AS name, (SELECT ${rules[name].column}::float8 FROM quotas WHERE user_id = $1) AS own,
+    coalesce((${rules[name].used}), 0)::float8 AS used`,
+  );
+  return statement(rows.join('\n  UNION ALL'));
+}
+
+const reads = Object.fromEntries(quotaNames.map((name) => [name, readOf(name)])) as Record<QuotaName, Read>;
+const readAll = readOf(...quotaNames);
+const readOfMessage = readOf('TOKENS_PER_DAY', 'CONCURRENT_TASKS');
 const lockUser = statement(`SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE`);
 
 /** What a user has of each quota, and how much of it is used. */
-export function listQuotas(operation: ReadOperation): Promise<QuotaState[]> {
-  return Promise.all(quotaNames.map((name) => quotaOf(operation, name)));
+export async function listQuotas(operation: ReadOperation): Promise<QuotaState[]> {
+  const states = await readQuotas(operation, readAll);
+  return states.toSorted((one, other) => quotaNames.indexOf(one.name) - quotaNames.indexOf(other.name));
 }
 
 /**
@@ -74,39 +91,54 @@ export function listQuotas(operation: ReadOperation): Promise<QuotaState[]> {
  * @throws DomainError QUOTA_EXCEEDED, which takes the whole transaction back
  */
 export async function checkQuota(operation: WriteOperation, name: QuotaName): Promise<void> {
-  // Both travel at once, and the count is read behind the lock.
-  const [, state] = await Promise.all([operation.query(lockUser, [operation.userId]), quotaOf(operation, name)]);
-  if (state.used > state.limit) {
-    // What the caller tried to add is counted here, but was never theirs.
-    throw exceeded({ ...state, used: Math.min(state.used, state.limit) });
-  }
+  await checkBehindLock(operation, reads[name]);
+}
+
+/**
+ * Checks what a message and its task, just added in the same transaction, are held against: tasks at once, and the tokens of
+ * today. Call it last, as `checkQuota`.
+ * @throws DomainError QUOTA_EXCEEDED, which takes the whole transaction back
+ */
+export async function checkQuotasOfMessage(operation: WriteOperation): Promise<void> {
+  await checkBehindLock(operation, readOfMessage);
 }
 
 /** Checks that tokens are left for today. What a call will use is known only after it. @throws DomainError QUOTA_EXCEEDED */
 export async function checkTokensLeft(operation: ReadOperation): Promise<void> {
-  const state = await quotaOf(operation, 'TOKENS_PER_DAY');
-  if (isUsedUp(state)) {
-    throw exceeded(state);
-  }
+  check(await readQuotas(operation, reads.TOKENS_PER_DAY));
 }
 
 /** Whether tokens are left for today, for what can also be done without a model. */
 export async function hasTokensLeft(operation: ReadOperation): Promise<boolean> {
-  return !isUsedUp(await quotaOf(operation, 'TOKENS_PER_DAY'));
+  return !(await readQuotas(operation, reads.TOKENS_PER_DAY)).some(isExceeded);
 }
 
-function isUsedUp({ used, limit }: QuotaState): boolean {
-  return used >= limit;
+async function checkBehindLock(operation: WriteOperation, read: Read): Promise<void> {
+  // Both travel at once, and the count is read behind the lock.
+  const [, states] = await Promise.all([operation.query(lockUser, [operation.userId]), readQuotas(operation, read)]);
+  check(states);
 }
 
-async function quotaOf(operation: ReadOperation, name: QuotaName): Promise<QuotaState> {
-  const [row] = await operation.query(reads[name], [operation.userId]);
-  return {
+function check(states: readonly QuotaState[]): void {
+  const state = states.find(isExceeded);
+  if (state !== undefined) {
+    // What the caller tried to add is counted here, but was never theirs.
+    throw exceeded({ ...state, used: rules[state.name].isUsedLater ? state.used : state.limit });
+  }
+}
+
+function isExceeded({ name, used, limit }: QuotaState): boolean {
+  return rules[name].isUsedLater === true ? used >= limit : used > limit;
+}
+
+async function readQuotas(operation: ReadOperation, read: Read): Promise<QuotaState[]> {
+  const rows = await operation.query(read, [operation.userId]);
+  return rows.map(({ name, own, used }) => ({
     name,
-    limit: row?.own ?? operation.terms.quotas[name],
-    used: row?.used ?? 0,
+    limit: own ?? operation.terms.quotas[name],
+    used,
     resetsAt: name === 'TOKENS_PER_DAY' ? nextDay(operation.clock.now()) : null,
-  };
+  }));
 }
 
 function exceeded(state: QuotaState): DomainError {
