@@ -28,6 +28,8 @@ interface QuotaRule {
   what: string;
   /** It is used only later by what is checked now, so that some must be left. */
   isUsedLater?: boolean;
+  /** Whoever adds to it holds a row of the user from then on to the commit, so that the next one waits there. */
+  isHeld?: boolean;
 }
 
 const rules: Record<QuotaName, QuotaRule> = {
@@ -46,11 +48,12 @@ const rules: Record<QuotaName, QuotaRule> = {
     used: 'SELECT stored_bytes FROM tenants WHERE user_id = $1',
     what: 'bytes of documents',
   },
-  // Tasks that wait for a decision hold nothing and are not counted.
+  // Tasks that wait for a decision hold nothing and are not counted. One that is added changes the counts of its tenant.
   CONCURRENT_TASKS: {
     column: 'concurrent_tasks',
     used: 'SELECT sum(blocked + queued + retrying + running) FROM lanes WHERE user_id = $1',
     what: 'tasks at once',
+    isHeld: true,
   },
   TOKENS_PER_DAY: {
     column: 'tokens_per_day',
@@ -86,21 +89,27 @@ export async function listQuotas(operation: ReadOperation): Promise<QuotaState[]
 }
 
 /**
- * Checks a quota after something was added in the same transaction. The user's row is locked first, so that of many at
- * once exactly as many get through as there is room for: call it last, when all other locks are held.
+ * Checks a quota after something was added in the same transaction. It is counted behind a lock, so that of many at once
+ * exactly as many get through as there is room for. Where that is the lock of the user's row it is taken here: call it last,
+ * when all other locks are held.
  * @throws DomainError QUOTA_EXCEEDED, which takes the whole transaction back
  */
 export async function checkQuota(operation: WriteOperation, name: QuotaName): Promise<void> {
-  await checkBehindLock(operation, reads[name]);
+  // Both travel at once, and the server takes the lock first.
+  const [, states] = await Promise.all([
+    rules[name].isHeld === true ? null : operation.query(lockUser, [operation.userId]),
+    readQuotas(operation, reads[name]),
+  ]);
+  check(states);
 }
 
 /**
  * Checks what a message and its task, just added in the same transaction, are held against: tasks at once, and the tokens of
- * today. Call it last, as `checkQuota`.
+ * today.
  * @throws DomainError QUOTA_EXCEEDED, which takes the whole transaction back
  */
 export async function checkQuotasOfMessage(operation: WriteOperation): Promise<void> {
-  await checkBehindLock(operation, readOfMessage);
+  check(await readQuotas(operation, readOfMessage));
 }
 
 /** Checks that tokens are left for today. What a call will use is known only after it. @throws DomainError QUOTA_EXCEEDED */
@@ -111,12 +120,6 @@ export async function checkTokensLeft(operation: ReadOperation): Promise<void> {
 /** Whether tokens are left for today, for what can also be done without a model. */
 export async function hasTokensLeft(operation: ReadOperation): Promise<boolean> {
   return !(await readQuotas(operation, reads.TOKENS_PER_DAY)).some(isExceeded);
-}
-
-async function checkBehindLock(operation: WriteOperation, read: Read): Promise<void> {
-  // Both travel at once, and the count is read behind the lock.
-  const [, states] = await Promise.all([operation.query(lockUser, [operation.userId]), readQuotas(operation, read)]);
-  check(states);
 }
 
 function check(states: readonly QuotaState[]): void {

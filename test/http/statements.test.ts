@@ -151,14 +151,13 @@ function summary(text: string): string {
 }
 
 describe('statements of a mutation', () => {
-  it('sendMessage: six in a write transaction, two of them for quotas, then reads of what it did not write', async () => {
+  it('sendMessage: five in a write transaction, then reads of what it did not write', async () => {
     const counted = await count(sendMessage, { sessionId: sessionIds[0], agentId });
-    expect(counted).toEqual({ begins: 2, commits: 2, statements: 9 });
+    expect(counted).toEqual({ begins: 2, commits: 2, statements: 8 });
     expect(sent.slice(1, sent.indexOf('COMMIT')).map(summary)).toEqual([
       'FROM lanes',
       'INTO messages',
       'INTO tasks',
-      'FROM users',
       'FROM quotas',
       'INTO events',
     ]);

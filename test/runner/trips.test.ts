@@ -148,7 +148,7 @@ describe('what the worker asks of Postgres for a message to the team', () => {
       ['BEGIN', 'FROM queue.lock_for_end', 'FROM lanes'],
       ['FROM queue.end_attempt'],
       expect.arrayContaining(['INTO tasks', 'INTO task_dependencies', 'UPDATE plans', 'INTO model_usage']),
-      ['FROM users', 'FROM quotas'],
+      ['FROM quotas'],
       end,
     ]);
     // Only the planner comes back for more: for a plan that it made before.
