@@ -18,14 +18,16 @@ export interface ChatAnswer {
   completionTokens: number;
 }
 
-/** How an answer is gathered from its stream. */
-export interface Gathering {
-  model: string;
-  /** Longest silence in the middle of an answer, in milliseconds. */
-  idleTimeout: number;
-  /** Aborted when the model fell silent; part of `signal`. */
-  silence: AbortController;
-  signal: AbortSignal;
+/** Puts a streamed answer together. */
+export interface AnswerGatherer {
+  /**
+   * Takes the next piece.
+   * @returns false when the answer is as long as an answer may be
+   * @throws Error when the piece is none, or tells of a failure
+   */
+  take(data: string): boolean;
+  /** @throws DomainError MODEL_UNAVAILABLE when the answer ended in the middle */
+  end(): ChatAnswer;
 }
 
 /** Most characters of one answer that are kept, calls of tools included: a model that never stops must not fill memory. */
@@ -33,51 +35,53 @@ const longestAnswer = 400_000;
 /** Most calls of tools in one answer; each of them may start work. */
 const mostCalls = 64;
 
-/**
- * Puts a streamed answer together.
- * @throws DomainError MODEL_UNAVAILABLE when it ends in the middle; the signal's reason when it fired
- */
-export async function gatherAnswer(
-  stream: AsyncIterable<OpenAI.ChatCompletionChunk>,
-  { model, idleTimeout, silence, signal }: Gathering,
-  onText: (text: string) => void,
-): Promise<ChatAnswer> {
+/** @param onText gets the text of the answer piece by piece */
+export function gatherAnswer(model: string, onText: (text: string) => void): AnswerGatherer {
   const answer: ChatAnswer = { content: '', toolCalls: [], model, promptTokens: 0, completionTokens: 0 };
   let finished = false;
   let length = 0;
-  const timer = setTimeout(() => silence.abort(new Error('the model fell silent')), idleTimeout);
-  try {
-    for await (const chunk of stream) {
-      timer.refresh();
+  return {
+    take: (data) => {
+      const chunk = parseChunk(data);
       const choice = chunk.choices[0];
-      const text = choice?.delta.content ?? '';
-      if (text !== '') {
+      const text = choice?.delta.content;
+      if (typeof text === 'string' && text !== '') {
         answer.content += text;
+        length += text.length;
         onText(text);
       }
-      length += text.length + addCallParts(answer.toolCalls, choice?.delta.tool_calls ?? []);
+      length += addCallParts(answer.toolCalls, choice?.delta.tool_calls ?? []);
       finished ||= typeof choice?.finish_reason === 'string';
       answer.model = chunk.model || answer.model;
       answer.promptTokens = chunk.usage?.prompt_tokens ?? answer.promptTokens;
       answer.completionTokens = chunk.usage?.completion_tokens ?? answer.completionTokens;
+      return length <= longestAnswer;
+    },
+    end: () => {
       if (length > longestAnswer) {
-        break;
+        // Arguments that were cut off are no arguments.
+        return { ...answer, toolCalls: [] };
       }
-    }
-  } finally {
-    clearTimeout(timer);
+      if (!finished) {
+        throw new DomainError('MODEL_UNAVAILABLE', 'The model ended its answer in the middle.');
+      }
+      return answer;
+    },
+  };
+}
+
+/** What it throws quotes nothing: it may be logged. */
+function parseChunk(data: string): OpenAI.ChatCompletionChunk {
+  let chunk: OpenAI.ChatCompletionChunk & { error?: unknown };
+  try {
+    chunk = JSON.parse(data);
+  } catch {
+    throw new Error('a piece of the answer is no JSON');
   }
-  if (signal.aborted) {
-    throw signal.reason;
+  if (chunk.error) {
+    throw new Error('the model failed in the middle of its answer');
   }
-  if (length > longestAnswer) {
-    // Arguments that were cut off are no arguments.
-    return { ...answer, toolCalls: [] };
-  }
-  if (!finished) {
-    throw new DomainError('MODEL_UNAVAILABLE', 'The model ended its answer in the middle.');
-  }
-  return answer;
+  return chunk;
 }
 
 /** @returns how many characters came */
@@ -92,7 +96,7 @@ function addCallParts(calls: ToolCall[], parts: readonly OpenAI.ChatCompletionCh
     call.id += part.id ?? '';
     call.name += part.function?.name ?? '';
     call.arguments += part.function?.arguments ?? '';
-    length += (part.function?.name ?? '').length + (part.function?.arguments ?? '').length;
+    length += [part.id, part.function?.name, part.function?.arguments].join('').length;
   }
   return length;
 }
