@@ -165,7 +165,6 @@ export async function startTaskWorker(config: Config, log: Log, shared?: Parts):
     {
       ...resources,
       modelFor: parts.modelFor ?? createModels(config, log, parts),
-      taskTimeout: config.TASK_TIMEOUT,
       approvalTimeout: config.APPROVAL_TIMEOUT,
     },
     {

@@ -11,6 +11,8 @@ export interface ModelPrice {
 export interface Terms {
   quotas: Readonly<Record<QuotaName, number>>;
   prices: Readonly<Record<string, ModelPrice>>;
+  /** How long a task may run over all its attempts, in milliseconds. */
+  taskTimeout: number;
 }
 
 /** The terms of a process that was told none. */
@@ -23,6 +25,7 @@ export const defaultTerms: Terms = {
     TOKENS_PER_DAY: 10_000_000,
   },
   prices: {},
+  taskTimeout: 600_000,
 };
 
 /**

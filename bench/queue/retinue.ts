@@ -119,7 +119,6 @@ export const engine: Engine = {
       {
         ...resources,
         modelFor: () => ({ chat: noModel, embed: noModel }),
-        taskTimeout: 600_000,
         approvalTimeout: 300_000,
       },
       {

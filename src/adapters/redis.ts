@@ -14,8 +14,8 @@ import type { Log } from './log.ts';
 export interface Channel {
   /** Hands a JSON value to all who listen now. Never throws and never waits for a lost Redis. */
   publish(topic: string, message: unknown): void;
-  /** Publishes as `publish` does. @returns whether anybody heard it, as far as that can be known. */
-  tell(topic: string, message: unknown): Promise<boolean>;
+  /** Publishes as `publish` does. @returns how many listeners it has reached; null when that can't be known. */
+  tell(topic: string, message: unknown): Promise<number | null>;
   /** Whom messages of this process reach right now, and whose reach it: all who say the same. Null is nobody. */
   reach(): string | null;
   /** Calls the listener for every message from now on; the returned function ends that, and may be called twice. */
@@ -29,7 +29,7 @@ export interface Channel {
   close(): Promise<void>;
 }
 
-/** Milliseconds after which nobody counts as having heard: a Redis that hangs shall hold up nobody for longer than a poll. */
+/** Milliseconds after which nobody waits any longer to know who has heard: a Redis that hangs shall hold up nobody. */
 const tellDeadline = 1_000;
 
 /** A channel over Redis, or within this process when there is no address. */
@@ -46,9 +46,9 @@ function processChannel(): Channel {
   return {
     publish: (topic, message) => void engine.publish(topic, message),
     tell: async (topic, message) => {
-      const isHeard = emitter.listenerCount(topic) > 0;
+      const listeners = emitter.listenerCount(topic);
       await engine.publish(topic, message);
-      return isHeard;
+      return listeners;
     },
     reach: () => reach,
     subscribe: (topic, listener) => subscribe(engine, topic, listener),
@@ -114,10 +114,10 @@ function redisChannel(url: string, log: Log): Channel {
     },
     tell: async (topic, message) => {
       try {
-        return (await within(tellDeadline, publisher.publish(topic, JSON.stringify(message)))) > 0;
+        return await within(tellDeadline, publisher.publish(topic, JSON.stringify(message)));
       } catch (error) {
         warn(error instanceof Error ? error.message : String(error), 'telling failed');
-        return false;
+        return null;
       }
     },
     reach: () => (isConnected() ? 'redis' : null),

@@ -5,7 +5,7 @@ import type { Config } from '../config.ts';
 import { type RequestLimits, readManifest } from '../http-limits.ts';
 import type { Terms } from '../terms.ts';
 
-/** Quotas and prices from the configuration. */
+/** Quotas, prices and times from the configuration. */
 export function createTerms(config: Config): Terms {
   return {
     quotas: {
@@ -16,6 +16,7 @@ export function createTerms(config: Config): Terms {
       TOKENS_PER_DAY: config.QUOTA_TOKENS_PER_DAY,
     },
     prices: config.MODEL_PRICES,
+    taskTimeout: config.TASK_TIMEOUT,
   };
 }
 

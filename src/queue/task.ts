@@ -1,8 +1,9 @@
+import { v7 as uuidv7 } from 'uuid';
 import { statement } from '../adapters/postgres.ts';
 import type { Channel } from '../adapters/redis.ts';
 import { DomainError, type ErrorCode } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
-import type { Operation, WriteOperation } from '../operation.ts';
+import type { Operation, Origin, WriteOperation } from '../operation.ts';
 import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
@@ -13,13 +14,19 @@ export interface Claim {
   kind: string;
   /** Told of the commit that ends the attempt: how many tasks its user has queued then, null when that is not known. */
   onEnd?: (queued: number | null) => void;
+  /** Where the attempt began in the commit that added the task: what that commit came from. */
+  begun?: Origin;
 }
 
 export interface NewTask {
+  /** Made by whoever adds it, when others are to name it before it is stored. */
+  id?: string;
   kind: string;
   /** The lane whose limits hold for it; the caller has reserved it, for these parents. */
   laneId: string;
   agentId: string | null;
+  /** Whether its agent is BUSY while it runs, as it is by default. */
+  occupiesAgent?: boolean;
   sessionId: string | null;
   messageId: string | null;
   /** The plan that it is part of. */
@@ -69,6 +76,7 @@ export interface CancelledTask {
 
 /** A task that was just added, and the worker that it was given to; null leaves it to whoever claims it. */
 type AddedTask = { id: string; attempt: number; workerId: string | null };
+type BegunTask = AddedTask & { agentBecameBusy: boolean };
 
 /** The refusal of a lane in which as many tasks wait as may. */
 export function queueFull(limit: number, field: string): DomainError {
@@ -87,28 +95,37 @@ export class StaleAttemptError extends Error {
 const given = `
   (CASE WHEN worker.id IS NULL THEN 'QUEUED' ELSE 'RUNNING' END)::task_state, (worker.id IS NOT NULL)::integer, worker.id,
   CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() END`;
-const insert = statement<AddedTask>(`
+/** A task that is given to a worker begins in the same commit, with its agent: the worker has to store nothing first. */
+const insert = statement<BegunTask>(`
   WITH worker AS MATERIALIZED (
-    SELECT CASE WHEN $12::text IS NOT NULL AND ($7::integer IS NULL OR NOT EXISTS (
+    SELECT CASE WHEN $13::text IS NOT NULL AND ($7::integer IS NULL OR NOT EXISTS (
       SELECT FROM tasks
       WHERE user_id = $1 AND session_id = $5 AND session_order < $7
         AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
-    )) THEN queue.take_worker($3, $2, $12) END AS id
+    )) THEN queue.take_worker($3, $2, $13) END AS id
+  ), added AS (
+    INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
+      plan_id, id, state, attempt, worker_id, started_at, deadline_at)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, ${given},
+      CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() + make_interval(secs => $14::float8 / 1000) END
+    FROM worker
+    RETURNING id, attempt, worker_id AS "workerId"
+  ), occupied AS (
+    UPDATE agents SET status = 'BUSY' FROM added
+    WHERE added."workerId" IS NOT NULL AND agents.user_id = $1 AND agents.id = $15::uuid AND agents.status <> 'BUSY'
+    RETURNING agents.id
   )
-  INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
-    plan_id, state, attempt, worker_id, started_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, ${given} FROM worker
-  RETURNING id, attempt, worker_id AS "workerId"`);
+  SELECT added.*, EXISTS (SELECT FROM occupied) AS "agentBecameBusy" FROM added`);
 const insertBelow = statement<{ id: string; state: TaskState }>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
-    plan_id, state, finished_at)
-  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+    plan_id, id, state, finished_at)
+  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
     (CASE WHEN parents.lost THEN 'SKIPPED' WHEN parents.open THEN 'BLOCKED' ELSE 'QUEUED' END)::task_state,
     CASE WHEN parents.lost THEN clock_timestamp() END
   FROM (
-    SELECT coalesce($13 AND bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
+    SELECT coalesce($14 AND bool_or(tasks.state IS NULL OR tasks.state IN ('FAILED', 'CANCELLED', 'SKIPPED')), false) AS lost,
       coalesce(bool_or(tasks.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), false) AS open
-    FROM unnest($12::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
+    FROM unnest($13::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
   RETURNING id, state`);
 const insertJob = statement<{ [Key in keyof AddedTask]: AddedTask[Key] | null } & { limit: number }>(`
@@ -147,7 +164,7 @@ const hold = statement<{ id: string }>(heldTask);
  * and one of them has ended otherwise by now, or is gone, it is SKIPPED at once.
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
-  const { parentIds: parents = [], needsSuccess = true } = task;
+  const { id = uuidv7(), parentIds: parents = [], needsSuccess = true, occupiesAgent = true } = task;
   const values = [
     operation.userId,
     task.kind,
@@ -160,14 +177,23 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     operation.origin.requestId,
     operation.origin.traceparent,
     task.planId ?? null,
+    id,
   ];
   if (parents.length === 0) {
-    const [added] = await operation.query(insert, [...values, operation.reach]);
+    const more = [operation.reach, operation.terms.taskTimeout, occupiesAgent ? task.agentId : null];
+    const [added] = await operation.query(insert, [...values, ...more]);
     if (added === undefined) {
       throw new Error('the task was not stored');
     }
-    letStart(operation, added, task.kind);
-    return added.id;
+    const { attempt, workerId, agentBecameBusy } = added;
+    if (workerId !== null) {
+      if (agentBecameBusy && task.agentId !== null) {
+        operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });
+      }
+      operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: id, attempt });
+    }
+    letStart(operation, added, { taskId: id, attempt, kind: task.kind, begun: operation.origin });
+    return id;
   }
   // A parent that ends right now must either be seen as ended here or see the link.
   await lockTaskLanes(operation, parents);
@@ -205,19 +231,22 @@ export function enqueueJob(
     if (id === null || attempt === null) {
       throw queueFull(row.limit, field);
     }
-    letStart(write, { id, attempt, workerId }, job.kind);
+    letStart(write, { workerId }, { taskId: id, attempt, kind: job.kind });
     return id;
   });
 }
 
 /** Tells the worker that was given the task, or all of them that there is one. */
-function letStart(operation: WriteOperation, added: AddedTask, kind: string): void {
-  const { id: taskId, attempt, workerId } = added;
+function letStart(
+  operation: WriteOperation,
+  { workerId }: Pick<AddedTask, 'workerId'>,
+  attempt: Omit<Claim, 'userId'>,
+): void {
   if (workerId === null) {
     operation.afterCommit(wakeWorkers);
     return;
   }
-  const claim: Claim = { userId: operation.userId, taskId, attempt, kind };
+  const claim: Claim = { userId: operation.userId, ...attempt };
   operation.afterCommit((channel, write) => {
     // What can't be put right here either is found by the worker's signs of life, or by the end of its lease.
     tellWorker(channel, write, workerId, claim).catch(() => undefined);
@@ -225,7 +254,8 @@ function letStart(operation: WriteOperation, added: AddedTask, kind: string): vo
 }
 
 async function tellWorker(channel: Channel, write: Operation['write'], workerId: string, claim: Claim): Promise<void> {
-  if (await channel.tell(givenTopic(workerId), claim)) {
+  // Of news that may have arrived the worker is the judge: it finds tasks that are its own and that it knows nothing of.
+  if ((await channel.tell(givenTopic(workerId), claim)) !== 0) {
     return;
   }
   // It died a moment ago, or its messages don't arrive: others shall have the task.

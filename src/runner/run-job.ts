@@ -89,8 +89,8 @@ export async function runJob(
     // Only what was tried before may have crashed too often or be out of time.
     const { remaining } =
       claim.attempt === 1
-        ? { remaining: resources.taskTimeout }
-        : await operation.write((write) => openAttempt(write, claim, resources.taskTimeout));
+        ? { remaining: operation.read.terms.taskTimeout }
+        : await operation.write((write) => openAttempt(write, claim));
     await handler({ resources: { ...resources, log }, operation, claim, signal: signalFor(remaining) });
     if (!(await complete(claim))) {
       await operation.write((write) => endAttempt(write, claim, { state: 'COMPLETED' }));

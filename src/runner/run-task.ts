@@ -4,9 +4,9 @@ import type { Metrics } from '../adapters/metrics.ts';
 import type { SpanOptions, Tracing } from '../adapters/trace.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ModelFor } from '../governor/caller.ts';
-import { createOperation, type Operation, type OperationResources } from '../operation.ts';
+import { createOperation, type Operation, type OperationResources, type Origin } from '../operation.ts';
 import type { Claim } from '../queue/task.ts';
-import { failAttempt, startAttempt } from '../services/attempt.ts';
+import { failAttempt, findAttempt, type Opened, startAttempt } from '../services/attempt.ts';
 import type { DeltaPace } from './delta.ts';
 import { limitTokens } from './limited-model.ts';
 import { createProgress, type Progress } from './progress.ts';
@@ -19,8 +19,6 @@ export interface RunResources extends OperationResources {
   log: Log;
   metrics: Metrics;
   tracing: Tracing;
-  /** How long a task may run over all its attempts, in milliseconds. */
-  taskTimeout: number;
   /** How long a user has to decide, where neither tool nor agent says otherwise, in milliseconds. */
   approvalTimeout: number;
   /** How often the answers of this process hand on pieces. */
@@ -59,18 +57,19 @@ export async function runTask(
 ): Promise<void> {
   const { taskId, attempt, kind } = claim;
   await runAttempt(resources, claim, abandoned, failAttempt, async (run) => {
-    const { task, remaining } = await run.operation.write((write) => startAttempt(write, claim, resources.taskTimeout));
-    const signal = run.signalFor(remaining);
+    const { origin, opened } = await begin(run.operation, claim);
+    const { requestId, traceparent: parent } = origin;
     const attributes = { 'retinue.task.id': taskId, 'retinue.task.kind': kind, 'retinue.task.attempt': attempt };
-    const span: SpanOptions = { kind: 'consumer', parent: task.traceparent, attributes };
+    const span: SpanOptions = { kind: 'consumer', parent, attributes };
     await resources.tracing.run(`task ${kind}`, span, async () => {
-      const { requestId } = task;
       const traceId = resources.tracing.traceId();
       run.log = run.log.child({ requestId, ...(traceId === null ? {} : { traceId }) });
       // What the task leads to comes from the same request, and stands below this attempt in its trace.
-      const traceparent = resources.tracing.traceparent() ?? task.traceparent;
+      const traceparent = resources.tracing.traceparent() ?? parent;
       const operation = createOperation(resources, claim.userId, { requestId, traceparent });
       try {
+        const { task, remaining } = opened ?? (await findAttempt(operation.read, claim));
+        const signal = run.signalFor(remaining);
         const progress = createProgress(operation, claim, task.sessionId);
         const model = limitTokens(resources.model, operation);
         await handler({ resources: { ...resources, log: run.log, model }, operation, claim, task, progress, signal });
@@ -79,4 +78,14 @@ export async function runTask(
       }
     });
   });
+}
+
+/** Begins an attempt, unless it began with its task. */
+async function begin(operation: Operation, claim: Claim): Promise<{ origin: Origin; opened: Opened | null }> {
+  if (claim.begun !== undefined) {
+    return { origin: claim.begun, opened: null };
+  }
+  const opened = await operation.write((write) => startAttempt(write, claim));
+  const { requestId, traceparent } = opened.task;
+  return { origin: { requestId, traceparent }, opened };
 }

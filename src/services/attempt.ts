@@ -1,7 +1,7 @@
-import { statement } from '../adapters/postgres.ts';
+import { type Statement, statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
-import { type WriteOperation, writeTogether } from '../operation.ts';
+import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
 import { type Claim, type EndedAttempt, endAttempt, resumeTask, StaleAttemptError } from '../queue/task.ts';
 import { settleAgent, type TaskEnd } from './agent-status.ts';
@@ -12,11 +12,14 @@ import { taskById } from './task.ts';
 
 type OpenedTask = TaskModel & { remaining: number; agentBecameBusy?: boolean } & Record<string, unknown>;
 
+const openedColumns = `
+  ${tables.task.columns}, (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`;
 const opening = `
   UPDATE tasks SET deadline_at = coalesce(deadline_at, started_at + make_interval(secs => $4::float8 / 1000))
   WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'
-  RETURNING ${tables.task.columns},
-    (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`;
+  RETURNING ${openedColumns}`;
+const findOpen = statement<OpenedTask>(`
+  SELECT ${openedColumns} FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'`);
 const open = statement<OpenedTask>(opening);
 // The agent's row comes behind the task's in the order of locks, also within one statement: it is found by the task's.
 const openAndOccupy = statement<OpenedTask>(`
@@ -40,19 +43,32 @@ export interface Opened {
 
 /**
  * Begins an attempt that may write.
- * @param timeout how long the task may run over all its attempts, in milliseconds
  * @throws StaleAttemptError when the task was taken away since its claim
  * @throws DomainError TASK_ABANDONED when its workers died too often, TASK_TIMED_OUT when its time is over
  */
-export async function openAttempt(operation: WriteOperation, claim: Claim, timeout: number): Promise<Opened> {
-  const [opened] = await operation.query(open, [operation.userId, claim.taskId, claim.attempt, timeout]);
+export async function openAttempt(operation: WriteOperation, claim: Claim): Promise<Opened> {
+  return checkOpened(await begin(operation, claim, open));
+}
+
+/** The attempt of a task that began in the commit that added it. @throws as `openAttempt` */
+export async function findAttempt(operation: ReadOperation, claim: Claim): Promise<Opened> {
+  const [opened] = await operation.query(findOpen, [operation.userId, claim.taskId, claim.attempt]);
   return checkOpened(opened);
 }
 
+async function begin(
+  operation: WriteOperation,
+  claim: Claim,
+  opening: Statement<OpenedTask>,
+): Promise<OpenedTask | undefined> {
+  const { userId, terms } = operation;
+  const [opened] = await operation.query(opening, [userId, claim.taskId, claim.attempt, terms.taskTimeout]);
+  return opened;
+}
+
 /** Begins an attempt as `openAttempt` does, marks its agent BUSY, and tells that it runs. */
-export async function startAttempt(operation: WriteOperation, claim: Claim, timeout: number): Promise<Opened> {
-  const begin = occupiesAgent(claim) ? openAndOccupy : open;
-  const [opened] = await operation.query<OpenedTask>(begin, [operation.userId, claim.taskId, claim.attempt, timeout]);
+export async function startAttempt(operation: WriteOperation, claim: Claim): Promise<Opened> {
+  const opened = await begin(operation, claim, occupiesAgent(claim) ? openAndOccupy : open);
   const { task, remaining } = checkOpened(opened);
   if (task.agentId !== null && opened?.agentBecameBusy === true) {
     operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });

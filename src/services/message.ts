@@ -76,8 +76,12 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
   const { laneId, position } = await takePlace(operation, input);
   const messageId = uuidv7();
   const planId = agentId === null ? uuidv7() : null;
+  const taskId = uuidv7();
   const { userId } = operation;
-  let taskId = '';
+  operation.emit({ type: 'message_created', sessionId, messageId });
+  if (agentId !== null) {
+    operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId });
+  }
   // None of them needs to hear of another, so that they take one trip.
   await writeTogether(
     operation,
@@ -92,17 +96,21 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
         write.keep(loadMessages, message);
       }
     },
-    async (write) => {
+    (write) => {
       const kind = agentId === null ? 'PLAN' : 'AGENT_RUN';
-      const task = { kind, laneId, agentId, sessionId, planId, messageId, sessionOrder: position };
-      taskId = await enqueueTask(write, task);
+      return enqueueTask(write, {
+        id: taskId,
+        kind,
+        laneId,
+        agentId,
+        sessionId,
+        planId,
+        messageId,
+        sessionOrder: position,
+      });
     },
     checkQuotasOfMessage,
   );
-  operation.emit({ type: 'message_created', sessionId, messageId });
-  if (agentId !== null) {
-    operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId });
-  }
   return { messageId, sessionId, taskId };
 }
 

@@ -139,7 +139,6 @@ export async function startAgentLoop(): Promise<AgentLoop> {
       metrics: createMetrics(),
       tracing: createTracing(null),
       model,
-      taskTimeout: 60_000,
       approvalTimeout: 300_000,
       pace: createDeltaPace(),
     };

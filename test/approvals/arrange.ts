@@ -114,7 +114,7 @@ export async function startApprovalService(): Promise<ApprovalService> {
         }),
       );
       const approvalIds = await operation(userId).write(async (write) => {
-        await startAttempt(write, claimed, 600_000);
+        await startAttempt(write, claimed);
         return waitForApprovals(write, claimed, approvals as [NewApproval]);
       });
       const clientId = (noun: string, id: string) => Buffer.from(`${noun}:${id}`).toString('base64url');

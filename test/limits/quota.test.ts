@@ -54,7 +54,10 @@ async function asUser<Result>(
     onError: () => undefined,
   });
   const channel = createChannel({ url: null, log: createLog({ level: 'silent' }) });
-  const operation = createOperation({ database, channel, clock: systemClock(), terms: { quotas, prices } }, userId);
+  const operation = createOperation(
+    { database, channel, clock: systemClock(), terms: { ...defaultTerms, quotas, prices } },
+    userId,
+  );
   try {
     return await work(operation);
   } finally {

@@ -34,7 +34,7 @@ async function arrange() {
       if (claim === undefined) {
         throw new Error('nothing was claimed');
       }
-      await operation.write((write) => startAttempt(write, claim, 60_000));
+      await operation.write((write) => startAttempt(write, claim));
       return claim;
     },
     status: async () => {

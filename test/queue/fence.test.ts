@@ -44,7 +44,7 @@ async function beginAttempt(): Promise<Held> {
   await queue.enqueue(userId, agentId, { parentIds: [taskId] });
   const workerId = uuidv7();
   const claim = await claimOf(userId, workerId);
-  await queue.operation(userId).write((write) => startAttempt(write, claim, 60_000));
+  await queue.operation(userId).write((write) => startAttempt(write, claim));
   return { claim, workerId, sessionId };
 }
 
@@ -88,7 +88,7 @@ const call = {
   output: { callId: 'call_2', toolName: 'test', arguments: {}, approvalId: null, isAway: false, result: null },
 };
 const writes: Record<string, (write: WriteOperation, claim: Claim) => Promise<unknown>> = {
-  start: (write, claim) => startAttempt(write, claim, 60_000),
+  start: (write, claim) => startAttempt(write, claim),
   'save progress': (write, claim) => saveProgress(write, claim, null, 0.5, 'half'),
   'save a step': (write, claim) => saveModelStep(write, claim, { position: 1, output, startedAt: new Date() }),
   'mark a call': (write, claim) => saveCalls(write, claim, [call], { progress: 0.5, note: 'calling' }),

@@ -2,8 +2,16 @@ import { v7 as uuidv7 } from 'uuid';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { beat, offerSlots } from '../../src/queue/claim.ts';
 import { givenTopic } from '../../src/queue/signal.ts';
-import { type Claim, enqueueJob, enqueueTask, type NewTask } from '../../src/queue/task.ts';
-import { startAttempt } from '../../src/services/attempt.ts';
+import {
+  type Claim,
+  endAttempt,
+  enqueueJob,
+  enqueueTask,
+  type NewTask,
+  StaleAttemptError,
+} from '../../src/queue/task.ts';
+import { findAttempt } from '../../src/services/attempt.ts';
+import { defaultTerms } from '../../src/terms.ts';
 import { waitFor } from '../service.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
 import { auditCounts } from './audit.ts';
@@ -40,9 +48,33 @@ describe('a new task', () => {
     const worker = await addWorker(2);
     const task = await queue.enqueue(user, agent);
     expect(await queue.task(task)).toMatchObject({ state: 'RUNNING', attempt: 1, worker_id: worker.id });
-    expect(worker.given).toEqual([{ userId: user, taskId: task, attempt: 1, kind: 'AGENT_RUN' }]);
+    const begun = { requestId: null, traceparent: null };
+    expect(worker.given).toEqual([{ userId: user, taskId: task, attempt: 1, kind: 'AGENT_RUN', begun }]);
     expect(await openSlots(worker.id)).toBe(1);
     expect(await auditCounts(queue.database)).toEqual([]);
+  });
+
+  it('begins in that commit, with its agent', async () => {
+    const worker = await addWorker(2);
+    const task = await queue.enqueue(user, agent);
+    const events = await queue.database.owner('SELECT type, data FROM events WHERE user_id = $1 ORDER BY sequence', [
+      user,
+    ]);
+    expect(events).toEqual([
+      { type: 'agent_status_changed', data: { agentId: agent, status: 'BUSY' } },
+      { type: 'task_started', data: { taskId: task, attempt: 1 } },
+    ]);
+    const [row] = await queue.database.owner('SELECT status FROM agents WHERE id = $1', [agent]);
+    expect(row).toEqual({ status: 'BUSY' });
+    const [claim] = worker.given as [Claim];
+    const { remaining } = await findAttempt(queue.operation(user).read, claim);
+    expect(remaining).toBeGreaterThan(defaultTerms.taskTimeout - 60_000);
+    expect(remaining).toBeLessThanOrEqual(defaultTerms.taskTimeout);
+  });
+
+  it('tells nothing of its start where it is left to the queue', async () => {
+    await queue.enqueue(user, agent);
+    expect(await queue.database.owner('SELECT type FROM events WHERE user_id = $1', [user])).toEqual([]);
   });
 
   it('is given to one worker alone, the one with the most free slots', async () => {
@@ -157,16 +189,17 @@ describe('a task that was given to a worker whom nobody reaches', () => {
     expect(await auditCounts(queue.database)).toEqual([]);
   });
 
-  it('stays where it is once its attempt has begun', async () => {
+  it('takes from the worker whatever it may still write, should it have heard after all', async () => {
     const worker = await addWorker(1);
     const task = await queue.enqueue(user, agent);
     const [claim] = worker.given as [Claim];
-    await queue.operation(user).write((write) => startAttempt(write, claim, 60_000));
-    const [row] = await queue.operation(user).write((write) => {
-      return write.query({ name: 'take back', text: 'SELECT queue.take_back($1, 1) AS "isQueued"' }, [task]);
+    await queue.operation(user).write((write) => {
+      return write.query({ name: 'take back', text: 'SELECT queue.take_back($1, 1)' }, [task]);
     });
-    expect(row).toEqual({ isQueued: false });
-    expect(await queue.task(task)).toMatchObject({ state: 'RUNNING', worker_id: worker.id });
+    await expect(findAttempt(queue.operation(user).read, claim)).rejects.toThrow(StaleAttemptError);
+    const end = queue.operation(user).write((write) => endAttempt(write, claim, { state: 'COMPLETED' }));
+    await expect(end).rejects.toThrow(StaleAttemptError);
+    expect(await queue.task(task)).toMatchObject({ state: 'QUEUED', worker_id: null });
   });
 });
 

@@ -271,7 +271,7 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
           run &&
           writeAs(run.userId, async (write) => {
             if (given.what === 'start') {
-              await startAttempt(write, run, 600_000);
+              await startAttempt(write, run);
             } else if (given.what === 'progress') {
               await saveProgress(write, run, null, 0.5, 'half');
             } else {

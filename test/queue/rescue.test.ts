@@ -139,7 +139,6 @@ describe('rescue', () => {
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
       tracing: createTracing(null),
-      taskTimeout: 60_000,
       approvalTimeout: 300_000,
       pace: createDeltaPace(),
       model: { chat: noModel, embed: noModel },

@@ -118,7 +118,7 @@ async function replaceSession({ operation, sessions }: Tenant): Promise<void> {
 const output = { content: 'so', model: 'test', promptTokens: 1, completionTokens: 1, durationMilliseconds: 1 };
 
 async function run(operation: Operation, claim: Claim): Promise<void> {
-  const { task } = await operation.write((write) => startAttempt(write, claim, 600_000));
+  const { task } = await operation.write((write) => startAttempt(write, claim));
   await operation.write((write) => saveProgress(write, claim, task.sessionId, 0.5, 'half'));
   const draw = Math.random();
   if (draw < 0.6) {

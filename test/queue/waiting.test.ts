@@ -52,7 +52,7 @@ describe('a task that waits for an approval', () => {
     const task = await queue.enqueue(user, await queue.addAgent(user));
     const [claim] = await queue.claim(uuidv7(), 1);
     const operation = queue.operation(user);
-    await operation.write((write) => startAttempt(write, claim as Claim, 600_000));
+    await operation.write((write) => startAttempt(write, claim as Claim));
     await park(claim as Claim);
     // As if it had waited for an hour, far beyond its ten minutes.
     const [before] = await queue.database.owner(
@@ -69,7 +69,7 @@ describe('a task that waits for an approval', () => {
     expect(moved / 1_000).toBeLessThan(3_660);
     expect(after).toMatchObject({ state: 'QUEUED', waiting_since: null });
     const [next] = await queue.claim(uuidv7(), 1);
-    const { remaining } = await operation.write((write) => startAttempt(write, next as Claim, 600_000));
+    const { remaining } = await operation.write((write) => startAttempt(write, next as Claim));
     expect(remaining).toBeGreaterThan(3_600_000);
     expect(next?.attempt).toBe(2);
     expect(await auditCounts(queue.database)).toEqual([]);
@@ -92,18 +92,18 @@ describe('the deadline of a task', () => {
     const task = await queue.enqueue(user, await queue.addAgent(user));
     const operation = queue.operation(user);
     const [first] = await queue.claim(uuidv7(), 1);
-    await operation.write((write) => startAttempt(write, first as Claim, 600_000));
+    await operation.write((write) => startAttempt(write, first as Claim));
     const { deadline_at: deadline } = await queue.task(task);
     await operation.write((write) =>
       endAttempt(write, first as Claim, { state: 'RETRYING', code: 'SERVICE_BUSY', message: '', dueAt: new Date(0) }),
     );
     await rescueTasks(queue.resources.database, 10_000);
     const [second] = await queue.claim(uuidv7(), 1);
-    const { remaining } = await operation.write((write) => startAttempt(write, second as Claim, 600_000));
+    const { remaining } = await operation.write((write) => startAttempt(write, second as Claim));
     expect((await queue.task(task)).deadline_at).toEqual(deadline);
     expect(remaining).toBeLessThanOrEqual(600_000);
     await queue.database.owner(`UPDATE tasks SET deadline_at = now() WHERE id = $1`, [task]);
-    await expect(operation.write((write) => startAttempt(write, second as Claim, 600_000))).rejects.toMatchObject({
+    await expect(operation.write((write) => startAttempt(write, second as Claim))).rejects.toMatchObject({
       code: 'TASK_TIMED_OUT',
     });
   });

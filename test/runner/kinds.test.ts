@@ -29,7 +29,6 @@ async function work(handlers: Record<string, TaskHandler>): Promise<void> {
       metrics: createMetrics(),
       tracing: createTracing(null),
       modelFor: unreachableModel,
-      taskTimeout: 60_000,
       approvalTimeout: 300_000,
     },
     { handlers, slots: 10, pollInterval: 50, lease: 10_000, stopTimeout: 2_000 },

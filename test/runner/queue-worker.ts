@@ -2,6 +2,7 @@ import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
 import { createTracing } from '../../src/adapters/trace.ts';
 import { startWorker, type Worker, type WorkerOptions } from '../../src/runner/worker.ts';
+import { defaultTerms } from '../../src/terms.ts';
 import type { TestQueue } from '../queue/arrange.ts';
 import { unreachableModel } from './unreachable-model.ts';
 
@@ -10,11 +11,11 @@ export function startQueueWorker(queue: TestQueue, options: WorkerOptions, taskT
   return startWorker(
     {
       ...queue.resources,
+      terms: { ...defaultTerms, taskTimeout },
       log: createLog({ level: 'silent' }),
       metrics: createMetrics(),
       tracing: createTracing(null),
       modelFor: unreachableModel,
-      taskTimeout,
       approvalTimeout: 300_000,
     },
     options,

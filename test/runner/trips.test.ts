@@ -98,18 +98,17 @@ const read = () => transactions.filter(({ kind }) => kind === 'read').map(({ tri
 const end = [expect.stringMatching(/^/), 'COMMIT'];
 
 describe('what the worker asks of Postgres for a message to an agent', () => {
-  it('is seven trips: two to begin the attempt, one for all reads, three to end it, and the end of the reads', async () => {
+  it('is six trips: one to find the task, one for all other reads, the end of the reads, and three to end the task', async () => {
     await answer(agentId);
     expect(written()).toEqual([
-      [['BEGIN', 'UPDATE tasks'], end],
       [['BEGIN', 'FROM queue.end_attempt'], ['UPDATE agents', 'INTO task_steps', 'UPDATE sessions'], end],
     ]);
     const [reads] = read();
     expect(read()).toHaveLength(1);
     expect(reads?.at(-1)).toEqual(['COMMIT']);
-    expect(reads).toHaveLength(2);
-    expect(reads?.[0]).toEqual([
-      'BEGIN',
+    expect(reads).toHaveLength(3);
+    expect(reads?.[0]).toHaveLength(2);
+    expect(reads?.[1]).toEqual([
       'FROM quotas',
       // The agent, with what was granted to it and whether it has a memory.
       'FROM approval_grants',
@@ -127,7 +126,7 @@ describe('what the worker asks of Postgres for a message to an agent', () => {
     ]);
     await answer(agentId, 'Tell me the time.');
     service.model.reset();
-    expect(written().slice(1, -1)).toEqual([
+    expect(written().slice(0, -1)).toEqual([
       [['BEGIN', 'FROM tasks', 'INTO model_usage'], ['COMMIT']],
       [['BEGIN', 'FROM tasks', 'UPDATE tasks'], end],
       [['BEGIN', 'FROM tasks', 'COMMIT']],
@@ -151,7 +150,7 @@ describe('what the worker asks of Postgres for a message to the team', () => {
       ['FROM quotas'],
       end,
     ]);
-    // Only the planner comes back for more: for a plan that it made before.
-    expect(read().map((trips) => trips.length)).toEqual([3, ...ends.map(() => 2)]);
+    // The planner finds its task first, which began with the message, and comes back for a plan that it made before.
+    expect(read().map((trips) => trips.length)).toEqual([4, ...ends.map(() => 2)]);
   });
 });
