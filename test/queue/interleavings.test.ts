@@ -45,8 +45,22 @@ const faults: Fault[] = [
   {
     fault: 'a lane that does not count what runs for its user',
     of: 'queue.count_lanes_after_update()',
+    from: 'running = tenants.running + one.running,',
+    to: '',
+  },
+  {
+    fault: 'lanes that do not count what runs for their user when several change at once',
+    of: 'queue.count_lanes_after_update()',
     from: 'running = tenants.running + moved.running,',
     to: '',
+    shownBy: [[add(0), add(1)], [claim(0, 4)]],
+  },
+  {
+    fault: 'tasks that are not counted as running when several are claimed at once',
+    of: 'queue.count_tasks_after_update()',
+    from: 'running = lanes.running + moved.running,',
+    to: '',
+    shownBy: [[add(0), add(0)], [claim(0, 4)]],
   },
   {
     fault: 'an old attempt that may end a newer one',
