@@ -1,4 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
+import type { TaskModel } from '../generated/prisma/models.ts';
 import type { WriteOperation } from '../operation.ts';
 
 const repeat = statement<{ id: string }>(`
@@ -24,4 +25,12 @@ export async function repeatTask(operation: WriteOperation, taskId: string): Pro
     throw new Error('the task to repeat is gone');
   }
   return row.id;
+}
+
+/**
+ * Whether nothing of a task can have been done when its present attempt began: it is the first, and none of what it does was
+ * copied from the run that it repeats, which would have left it without a turn.
+ */
+export function isUntouched({ attempt, sessionOrder }: Pick<TaskModel, 'attempt' | 'sessionOrder'>): boolean {
+  return attempt === 1 && sessionOrder !== null;
 }

@@ -2,6 +2,7 @@ import type { ToolCall } from '../adapters/llm.ts';
 import { statement } from '../adapters/postgres.ts';
 import type { AgentModel, ApprovalModel, MessageModel, TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import { isUntouched } from '../queue/repeat.ts';
 import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
 import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
@@ -93,7 +94,7 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
   const [[found], messages, done, assignment] = await Promise.all([
     operation.query(findAgent, [operation.userId, task.sessionId, task.agentId]),
     operation.query(history, [operation.userId, task.sessionId, task.sessionOrder, task.messageId]),
-    loadDone(operation, task.id),
+    isUntouched(task) ? { steps: [], calls: [], approvals: [] } : loadDone(operation, task.id),
     loadAssignment(operation, task),
   ]);
   if (found === undefined) {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
-import type { ApprovalState } from '../generated/prisma/enums.ts';
+import type { ApprovalState, PlanState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { checkRoom, enqueueGraph, lockForGraph } from '../queue/graph.ts';
@@ -65,20 +65,16 @@ const findApproval = statement<{ state: ApprovalState; note: string | null }>(`
 const findCached = statement<{ tasks: PlanNode[] }>(
   `SELECT tasks FROM plan_cache WHERE user_id = $1 AND key = $2 AND expires_at > now()`,
 );
-const forgetExpired = statement(`DELETE FROM plan_cache WHERE user_id = $1 AND expires_at <= now()`);
 const keepInCache = statement(`
+  WITH forgotten AS (DELETE FROM plan_cache WHERE user_id = $1 AND key <> $2 AND expires_at <= now())
   INSERT INTO plan_cache (user_id, key, tasks, expires_at)
   VALUES ($1, $2, $3, now() + make_interval(secs => $4::float8 / 1000))
   ON CONFLICT (user_id, key) DO UPDATE SET tasks = excluded.tasks, expires_at = excluded.expires_at`);
-const storeGraph = statement(`
-  UPDATE plans SET graph = $3, fallback_reason = $4, fallback_message = $5, updated_at = clock_timestamp()
+const letPlanGoOn = statement(`
+  UPDATE plans SET state = $3::plan_state, started_at = CASE WHEN $3 = 'RUNNING'::plan_state THEN clock_timestamp() ELSE started_at END,
+    graph = coalesce($4, graph), fallback_reason = coalesce($5, fallback_reason),
+    fallback_message = coalesce($6, fallback_message), updated_at = clock_timestamp()
   WHERE user_id = $1 AND id = $2`);
-const startPlan = statement(`
-  UPDATE plans SET state = 'RUNNING', started_at = clock_timestamp(), updated_at = clock_timestamp()
-  WHERE user_id = $1 AND id = $2`);
-const letPlanWait = statement(
-  `UPDATE plans SET state = 'WAITING', updated_at = clock_timestamp() WHERE user_id = $1 AND id = $2`,
-);
 
 /** Reads what the run of a planning task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
 export async function loadPlanning(operation: ReadOperation, task: TaskModel): Promise<Planning> {
@@ -141,14 +137,15 @@ export async function settleDraft(
   const graph: PlanGraph = { tasks: draft.tasks, asks: await asksFirst(operation, planning, draft.tasks) };
   const { reason = null, message = null } = draft.fallback ?? {};
   const stored = { ...planning, plan: { ...plan, fallbackReason: reason } };
-  await proceed(operation, claim, stored, graph, settings, (write) =>
+  await proceed(operation, claim, stored, graph, settings, (write, state) =>
     writeTogether(
       write,
-      (each) => each.query(storeGraph, [each.userId, plan.id, JSON.stringify(graph), reason, message]),
+      (each) => each.query(letPlanGoOn, [each.userId, plan.id, state, JSON.stringify(graph), reason, message]),
       async (each) => source.use !== null && recordModelUse(each, claim.taskId, source.use),
       async (each) => {
         if (source.cacheKey !== null) {
-          await keepPlan(each, source.cacheKey, draft.tasks, settings.cacheLife);
+          const { userId } = each;
+          await each.query(keepInCache, [userId, source.cacheKey, JSON.stringify(draft.tasks), settings.cacheLife]);
         }
       },
     ),
@@ -184,28 +181,15 @@ export async function continuePlan(
   }
 }
 
-async function keepPlan(
-  operation: WriteOperation,
-  key: string,
-  tasks: readonly PlanNode[],
-  life: number,
-): Promise<void> {
-  const { userId } = operation;
-  await writeTogether(
-    operation,
-    (write) => write.query(forgetExpired, [userId]),
-    (write) => write.query(keepInCache, [userId, key, JSON.stringify(tasks), life]),
-  );
-}
-
-/** Asks or starts. @param store writes the plan itself, behind the locks, and waits for nothing before it has sent it */
+/** Asks or starts. @param store writes the plan's new state, behind the locks, and waits for nothing before it has sent it */
 async function proceed(
   operation: WriteOperation,
   claim: Claim,
   planning: Planning,
   graph: PlanGraph,
   settings: PlanningSettings,
-  store: (operation: WriteOperation) => Promise<void> = async () => undefined,
+  store: (operation: WriteOperation, state: PlanState) => Promise<unknown> = (write, state) =>
+    write.query(letPlanGoOn, [write.userId, planning.plan.id, state, null, null, null]),
 ): Promise<void> {
   const { plan, orchestrator, task } = planning;
   const { sessionId, fallbackReason } = plan;
@@ -221,7 +205,7 @@ async function proceed(
         expiresIn: settings.approvalLife,
       },
     ]);
-    await writeTogether(operation, store, (write) => write.query(letPlanWait, [write.userId, plan.id]));
+    await store(operation, 'WAITING');
     return;
   }
   const lanes = Map.groupBy(graph.tasks, (node) => node.agentId);
@@ -242,8 +226,7 @@ async function proceed(
     writeTogether(
       write,
       (each) => enqueueGraph(each, tasks),
-      store,
-      (each) => each.query(startPlan, [each.userId, plan.id]),
+      (each) => store(each, 'RUNNING'),
       async (each) => each.emit({ type: 'task_plan_created', sessionId, planId: plan.id, fallbackReason }),
     ),
   );

@@ -113,7 +113,6 @@ describe('what the worker asks of Postgres for a message to an agent', () => {
       // The agent, with what was granted to it and whether it has a memory.
       'FROM approval_grants',
       'FROM messages',
-      'FROM task_steps',
       // Its tools, with the servers that they come from.
       'FROM mcp_servers',
     ]);
