@@ -301,6 +301,7 @@ it('ends a task whose user has no tokens left, with the quota as its reason', as
       targetAgentId: team.agents.edges[0].node.id,
     };
     // Both are accepted before anything was used; the second runs when the first has used it all.
+    whole.model.setBehaviour({ delayMs: 1_000 });
     const [, second] = await Promise.all(
       [1, 2].map(() =>
         alice.ask('mutation ($input: SendMessageInput!) { sendMessage(input: $input) { task { id } } }', { input }),
