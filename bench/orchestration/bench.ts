@@ -16,6 +16,8 @@ const fewestMessages = 20;
 const fewestEach = 2;
 /** Bursts before the first measurement of a mode: a service that runs for days has its connections and its code warm. */
 const warmUps = 8;
+/** How many answers of the model a message takes one after the other: the plan, two tasks at once, the third, the team's answer. */
+const answersInRow: Readonly<Record<Mode, number>> = { direct: 1, orchestrated: 4 };
 
 interface Place {
   readonly users: readonly BenchUser[];
@@ -87,12 +89,13 @@ let marks = 0;
 async function measure(place: Place, mode: Mode, atOnce: number): Promise<void> {
   const { users, seconds } = place;
   const each = Math.max(fewestEach, Math.ceil(fewestMessages / atOnce));
+  const senders = users.slice(0, atOnce);
+  await Promise.all(senders.map((user) => user.prepare()));
   const end = performance.now() + seconds * 1_000;
   await record(place, mode, `${atOnce} at once`, (add) =>
-    users.slice(0, atOnce).map(async (user) => {
-      await user.prepare();
-      // Users do not send in step.
-      await sleep(Math.random() * longestAnswer);
+    senders.map(async (user) => {
+      // Users do not send in step: they begin at any time of a message.
+      await sleep(Math.random() * longestAnswer * answersInRow[mode]);
       for (let sent = 0; sent < each || performance.now() < end; sent += 1) {
         add(await sendOne(user, mode));
       }
