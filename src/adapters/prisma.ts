@@ -85,3 +85,15 @@ function withoutTransactionCommands(client: pg.PoolClient): pg.PoolClient {
     },
   });
 }
+
+/** The data model's names are the columns' names in camel case; a test holds the two together. */
+export function columnName(field: string): string {
+  return field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** SQL for columns under the names of the data model. */
+export function columnsOf(fields: Readonly<Record<string, string>>): string {
+  return Object.keys(fields)
+    .map((field) => `${columnName(field)} AS "${field}"`)
+    .join(', ');
+}

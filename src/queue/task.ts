@@ -1,8 +1,10 @@
 import { v7 as uuidv7 } from 'uuid';
 import { statement } from '../adapters/postgres.ts';
+import { columnsOf } from '../adapters/prisma.ts';
 import type { Channel } from '../adapters/redis.ts';
 import { DomainError, type ErrorCode } from '../errors.ts';
-import type { TaskState } from '../generated/prisma/enums.ts';
+import { Prisma } from '../generated/prisma/client.ts';
+import type { TaskModel } from '../generated/prisma/models.ts';
 import type { Operation, Origin, WriteOperation } from '../operation.ts';
 import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
 
@@ -76,7 +78,8 @@ export interface CancelledTask {
 
 /** A task that was just added, and the worker that it was given to; null leaves it to whoever claims it. */
 type AddedTask = { id: string; attempt: number; workerId: string | null };
-type BegunTask = AddedTask & { agentBecameBusy: boolean };
+
+const columns = columnsOf(Prisma.TaskScalarFieldEnum);
 
 /** The refusal of a lane in which as many tasks wait as may. */
 export function queueFull(limit: number, field: string): DomainError {
@@ -96,7 +99,7 @@ const given = `
   (CASE WHEN worker.id IS NULL THEN 'QUEUED' ELSE 'RUNNING' END)::task_state, (worker.id IS NOT NULL)::integer, worker.id,
   CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() END`;
 /** A task that is given to a worker begins in the same commit, with its agent: the worker has to store nothing first. */
-const insert = statement<BegunTask>(`
+const insert = statement<TaskModel & { agentBecameBusy: boolean } & Record<string, unknown>>(`
   WITH worker AS MATERIALIZED (
     SELECT CASE WHEN $13::text IS NOT NULL AND ($7::integer IS NULL OR NOT EXISTS (
       SELECT FROM tasks
@@ -109,14 +112,14 @@ const insert = statement<BegunTask>(`
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, ${given},
       CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() + make_interval(secs => $14::float8 / 1000) END
     FROM worker
-    RETURNING id, attempt, worker_id AS "workerId"
+    RETURNING ${columns}
   ), occupied AS (
     UPDATE agents SET status = 'BUSY' FROM added
     WHERE added."workerId" IS NOT NULL AND agents.user_id = $1 AND agents.id = $15::uuid AND agents.status <> 'BUSY'
     RETURNING agents.id
   )
   SELECT added.*, EXISTS (SELECT FROM occupied) AS "agentBecameBusy" FROM added`);
-const insertBelow = statement<{ id: string; state: TaskState }>(`
+const insertBelow = statement<TaskModel & Record<string, unknown>>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
     plan_id, id, state, finished_at)
   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
@@ -127,7 +130,7 @@ const insertBelow = statement<{ id: string; state: TaskState }>(`
       coalesce(bool_or(tasks.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'SKIPPED')), false) AS open
     FROM unnest($13::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
-  RETURNING id, state`);
+  RETURNING ${columns}`);
 const insertJob = statement<{ [Key in keyof AddedTask]: AddedTask[Key] | null } & { limit: number }>(`
   WITH lane AS MATERIALIZED (
     SELECT id, agent_id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
@@ -162,8 +165,9 @@ const hold = statement<{ id: string }>(heldTask);
  * Adds a task in the caller's transaction, and gives it to a worker at once where one has nothing else to do; else it
  * wakes workers after the commit. With parents it is BLOCKED until the last of them has ended; when it needs their success
  * and one of them has ended otherwise by now, or is gone, it is SKIPPED at once.
+ * @returns the task as it was stored
  */
-export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<string> {
+export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<TaskModel> {
   const { id = uuidv7(), parentIds: parents = [], needsSuccess = true, occupiesAgent = true } = task;
   const values = [
     operation.userId,
@@ -185,7 +189,8 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     if (added === undefined) {
       throw new Error('the task was not stored');
     }
-    const { attempt, workerId, agentBecameBusy } = added;
+    const { agentBecameBusy, ...stored } = added;
+    const { attempt, workerId } = stored;
     if (workerId !== null) {
       if (agentBecameBusy && task.agentId !== null) {
         operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });
@@ -193,7 +198,7 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
       operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: id, attempt });
     }
     letStart(operation, added, { taskId: id, attempt, kind: task.kind, begun: operation.origin });
-    return id;
+    return stored;
   }
   // A parent that ends right now must either be seen as ended here or see the link.
   await lockTaskLanes(operation, parents);
@@ -206,7 +211,7 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
   }
   operation.afterCommit(wakeWorkers);
-  return row.id;
+  return row;
 }
 
 /**

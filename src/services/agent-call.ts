@@ -129,7 +129,7 @@ export async function askAgent(operation: WriteOperation, claim: Claim, asked: A
     throw new DomainError('TOOL_FAILED', `One message may lead to at most ${mostCalls} questions between agents.`);
   }
   const [session] = await operation.query(sessionOf, [operation.userId, claim.taskId]);
-  const taskId = await enqueueTask(operation, {
+  const { id: taskId } = await enqueueTask(operation, {
     kind: 'AGENT_RUN',
     laneId: agentId,
     agentId,

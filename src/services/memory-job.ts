@@ -58,7 +58,7 @@ export async function startMemoryJob(
 ): Promise<string> {
   let [task] = job.kind === 'PRUNE' ? [] : await operation.query(findQueued, [operation.userId, job.laneId, job.kind]);
   if (task === undefined) {
-    const id = await enqueueTask(operation, {
+    const { id } = await enqueueTask(operation, {
       kind: job.kind,
       laneId: job.laneId,
       agentId: job.agentId,

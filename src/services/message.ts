@@ -11,6 +11,7 @@ import { addPlan } from './plan.ts';
 import { checkQuotasOfMessage } from './quota.ts';
 import { sessionUsed } from './session.ts';
 import { rowsById, tables } from './table.ts';
+import { keepTask } from './task.ts';
 import { takeTurn } from './turn.ts';
 
 export interface SendMessageInput {
@@ -96,9 +97,9 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
         write.keep(loadMessages, message);
       }
     },
-    (write) => {
+    async (write) => {
       const kind = agentId === null ? 'PLAN' : 'AGENT_RUN';
-      return enqueueTask(write, {
+      const task = await enqueueTask(write, {
         id: taskId,
         kind,
         laneId,
@@ -108,6 +109,7 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
         messageId,
         sessionOrder: position,
       });
+      keepTask(write, task);
     },
     checkQuotasOfMessage,
   );

@@ -1,4 +1,5 @@
 import { statement } from '../adapters/postgres.ts';
+import { columnsOf } from '../adapters/prisma.ts';
 import { Prisma } from '../generated/prisma/client.ts';
 import type {
   AgentModel,
@@ -27,14 +28,8 @@ export interface Table<Row> {
   readonly row?: Row;
 }
 
-/** The data model's names are the columns' names in camel case; a test holds the two together. */
-export function columnName(field: string): string {
-  return field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-}
-
 function table<Row>(name: string, fields: { [Field in keyof Row & string]: Field }): Table<Row> {
-  const columns = Object.keys(fields).map((field) => `${columnName(field)} AS "${field}"`);
-  return { name, columns: columns.join(', ') };
+  return { name, columns: columnsOf(fields) };
 }
 
 /** Rows of tools and their servers as they are listed: what they keep secret is read by those who need it alone. */

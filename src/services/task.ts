@@ -34,6 +34,11 @@ export function taskById(operation: ReadOperation, id: string): Promise<TaskMode
   return operation.load(loadTasks, id);
 }
 
+/** Hands a task that the transaction has written to the reads behind its commit. */
+export function keepTask(operation: WriteOperation, task: TaskModel): void {
+  operation.keep(loadTasks, task);
+}
+
 /** The caller's tasks, newest first. */
 export function listTasks(
   operation: ReadOperation,

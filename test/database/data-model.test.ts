@@ -1,6 +1,6 @@
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { columnName } from '../../src/services/table.ts';
+import { columnName } from '../../src/adapters/prisma.ts';
 import { createTestDatabase, type TestDatabase } from '../service.ts';
 import { compareLines, type DataModel, describeDatabase, describeModel, readDataModel } from './data-model.ts';
 

@@ -153,7 +153,7 @@ function summary(text: string): string {
 describe('statements of a mutation', () => {
   it('sendMessage: five in a write transaction, then reads of what it did not write', async () => {
     const counted = await count(sendMessage, { sessionId: sessionIds[0], agentId });
-    expect(counted).toEqual({ begins: 2, commits: 2, statements: 8 });
+    expect(counted).toEqual({ begins: 2, commits: 2, statements: 7 });
     expect(sent.slice(1, sent.indexOf('COMMIT')).map(summary)).toEqual([
       'FROM lanes',
       'INTO messages',
@@ -161,11 +161,24 @@ describe('statements of a mutation', () => {
       'FROM quotas',
       'INTO events',
     ]);
-    expect(sent.slice(sent.indexOf('COMMIT') + 2, -1).map(summary)).toEqual([
-      'FROM sessions',
-      'FROM tasks',
-      'FROM agents',
-    ]);
+    expect(sent.slice(sent.indexOf('COMMIT') + 2, -1).map(summary)).toEqual(['FROM sessions', 'FROM agents']);
+  });
+
+  it('sendMessage whose payload holds only what it wrote: no read at all', async () => {
+    const onlyWritten = `mutation ($sessionId: ID!, $agentId: ID!) {
+      sendMessage(input: { sessionId: $sessionId, targetAgentId: $agentId, content: "Hello" }) {
+        message { id content createdAt plan { id } } task { id state createdAt }
+      }
+    }`;
+    const counted = await count(onlyWritten, { sessionId: sessionIds[0], agentId });
+    expect(counted).toEqual({ begins: 1, commits: 1, statements: 5 });
+  });
+
+  it('sendMessage to the team: two more, for the orchestrator and the plan, and no read of them', async () => {
+    const toTeam = `mutation ($sessionId: ID!) {
+      sendMessage(input: { sessionId: $sessionId, content: "Hello" }) { task { id } message { plan { id state } } }
+    }`;
+    expect(await count(toTeam, { sessionId: sessionIds[0] })).toEqual({ begins: 1, commits: 1, statements: 7 });
   });
 });
 

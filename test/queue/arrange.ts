@@ -139,7 +139,7 @@ export async function startTestQueue(): Promise<TestQueue> {
         if (sessionId !== null && sessionOrder !== null) {
           await lockOpenSession(write, sessionId, 'sessionId');
         }
-        return enqueueTask(write, {
+        const { id } = await enqueueTask(write, {
           kind: 'AGENT_RUN',
           laneId: agentId,
           agentId,
@@ -148,6 +148,7 @@ export async function startTestQueue(): Promise<TestQueue> {
           sessionOrder,
           ...given,
         });
+        return id;
       }),
     claim,
     claimAll: async (workerId, slots) => {

@@ -240,7 +240,7 @@ describe('a child that is added at the moment when its parent ends', () => {
     const parentIds = [claim.taskId];
     const adding = operation.write(async (write) => {
       await reserveLane(write, graph.agents[1], 'agentId', parentIds);
-      const id = await enqueueTask(write, {
+      const { id } = await enqueueTask(write, {
         kind: 'AGENT_RUN',
         laneId: graph.agents[1],
         agentId: graph.agents[1],
