@@ -55,7 +55,7 @@ type JournalEntry = (ModelStep & { kind: 'MODEL' }) | (CallStep & { kind: 'TOOL'
 
 const historyMessages = 60;
 
-// Where the messages end is looked up in any case: known to the planner, it would have each execution planned anew.
+// Where the messages end is looked up in any case: known to the planner, it would have more executions planned anew.
 const history = statement<AgentRun['history'][number] & Record<string, unknown>>(`
   SELECT recent.role, recent.agent_id AS "agentId", recent.content, agents.name AS "agentName" FROM (
     SELECT * FROM messages WHERE user_id = $1 AND session_id = $2

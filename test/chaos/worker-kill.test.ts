@@ -14,7 +14,8 @@ const started = new Set<ChildProcess>();
 
 beforeAll(async () => {
   service = await startTestService({ worker: false, redis: true, environment: { POOL_SIZE: '20' } });
-  service.model.setBehaviour({ delayMs: 200, tokenDelayMs: 10 });
+  // Slow enough that all tasks take some seconds however quick the machine is.
+  service.model.setBehaviour({ delayMs: 500, tokenDelayMs: 10 });
 });
 afterAll(async () => {
   for (const child of children) {
@@ -115,7 +116,8 @@ describe('workers that are killed every second', () => {
       120_000,
     );
     const killed = await stopKilling();
-    expect(killed).toBeGreaterThanOrEqual(5);
+    // How many depends on how quickly others start in their place.
+    expect(killed).toBeGreaterThanOrEqual(3);
 
     const look = service.database.owner;
     expect(await look('SELECT state, count(*)::int AS tasks FROM tasks GROUP BY state')).toEqual([
