@@ -18,7 +18,7 @@ describe.each(['per-agent', 'shared'] as const)(
       bob = await scene.service.user('bob');
       bobsAgent = await addAgent(bob, 'Librarian');
       await ingest(scene.user, scene.agentId, 'secrets', [
-        { path: 'safe.txt', content: 'The combination of the safe is 4711.' },
+        { path: 'safe.txt', content: 'The combination of the safe is sesame.' },
       ]);
       await ingest(bob, bobsAgent, 'secrets', [
         { path: 'cellar.txt', content: 'The key of the cellar hangs in the shed.' },
@@ -34,7 +34,7 @@ describe.each(['per-agent', 'shared'] as const)(
     it.each([
       ['the name of the collection', (agent: string, user: string) => collectionName(user, agent).slice(0, 80)],
       ['the ids as they are', (agent: string) => agent],
-      ['a path to the collection', (agent: string) => `x ${agent} 4711`],
+      ['a path to the collection', (agent: string) => `x ${agent} sesame`],
       ['a name like a filter', () => `a' OR 'a' - 'a`.replaceAll(/[^\p{L}\p{N} ._'-]/gu, '-')],
     ])('through an agent that is named after %s', async (_what, nameFor) => {
       const [row] = await scene.service.database.owner('SELECT user_id FROM agents WHERE id = $1', [
@@ -43,9 +43,9 @@ describe.each(['per-agent', 'shared'] as const)(
       const name = nameFor(rowId(scene.agentId), String(row?.['user_id']));
       const agentId = await addAgent(bob, name);
       await ingest(bob, agentId, name, [{ path: name, content: 'nothing of interest' }]);
-      const found = await search(bob, agentId, 'The combination of the safe is 4711');
+      const found = await search(bob, agentId, 'The combination of the safe is sesame');
       expect(found.matches.map(({ path }) => path)).toEqual([name]);
-      expect(text(found)).not.toContain('4711.');
+      expect(text(found)).not.toContain('sesame.');
     });
 
     it.each<[what: string, argument: (agent: string, collection: string) => Record<string, unknown>]>([
@@ -58,7 +58,7 @@ describe.each(['per-agent', 'shared'] as const)(
       ]);
       const collection = collectionName(String(row?.['user_id']), rowId(scene.agentId));
       const { query = 'combination of the safe', ...more } = argument(rowId(scene.agentId), collection);
-      expect(text(await search(bob, bobsAgent, String(query), more))).not.toContain('4711');
+      expect(text(await search(bob, bobsAgent, String(query), more))).not.toContain('sesame');
     });
 
     it('by the id of the agent: it is answered like one that does not exist, and nothing is stored', async () => {
@@ -70,13 +70,13 @@ describe.each(['per-agent', 'shared'] as const)(
         answers.map(({ errors }) => errors.map(({ message, extensions }) => [message, extensions['code']])),
       ).toEqual([[['No such agent.', 'NOT_FOUND']], [['No such agent.', 'NOT_FOUND']]]);
       await expect(search(bob, scene.agentId, 'safe')).rejects.toThrow(/NOT_FOUND/);
-      expect((await search(scene.user, scene.agentId, 'safe')).matches[0]?.content).toContain('4711');
+      expect((await search(scene.user, scene.agentId, 'safe')).matches[0]?.content).toContain('sesame');
     });
 
     it('by knowing the same text: what one user had embedded is no cache of the other', async () => {
       const agentId = await addAgent(bob, 'Guesser');
       const report = await ingest(bob, agentId, 'guess', [
-        { path: 'a', content: 'The combination of the safe is 4711.' },
+        { path: 'a', content: 'The combination of the safe is sesame.' },
       ]);
       expect(report).toMatchObject({ embedded: 1, reused: 0 });
     });
@@ -94,7 +94,7 @@ describe.each(['per-agent', 'shared'] as const)(
         });
         const body = text(await points.json());
         expect(body).toContain('secrets');
-        expect(body).not.toContain('4711');
+        expect(body).not.toContain('sesame');
       }
     });
   },
