@@ -6,6 +6,7 @@ import { DomainError, type ErrorCode } from '../errors.ts';
 import { Prisma } from '../generated/prisma/client.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { Operation, Origin, WriteOperation } from '../operation.ts';
+import { occupiesAgent } from './kind.ts';
 import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
@@ -27,8 +28,6 @@ export interface NewTask {
   /** The lane whose limits hold for it; the caller has reserved it, for these parents. */
   laneId: string;
   agentId: string | null;
-  /** Whether its agent is BUSY while it runs, as it is by default. */
-  occupiesAgent?: boolean;
   sessionId: string | null;
   messageId: string | null;
   /** The plan that it is part of. */
@@ -76,8 +75,8 @@ export interface CancelledTask {
   became: 'CANCELLED' | 'SKIPPED';
 }
 
-/** A task that was just added, and the worker that it was given to; null leaves it to whoever claims it. */
-type AddedTask = { id: string; attempt: number; workerId: string | null };
+/** A job that was just added, and the worker that it was given to; null leaves it to whoever claims it. */
+type AddedJob = { id: string; attempt: number; workerId: string | null };
 
 const columns = columnsOf(Prisma.TaskScalarFieldEnum);
 
@@ -131,7 +130,7 @@ const insertBelow = statement<TaskModel & Record<string, unknown>>(`
     FROM unnest($13::uuid[]) AS parent (id) LEFT JOIN tasks ON tasks.user_id = $1 AND tasks.id = parent.id
   ) AS parents
   RETURNING ${columns}`);
-const insertJob = statement<{ [Key in keyof AddedTask]: AddedTask[Key] | null } & { limit: number }>(`
+const insertJob = statement<{ [Key in keyof AddedJob]: AddedJob[Key] | null } & { limit: number }>(`
   WITH lane AS MATERIALIZED (
     SELECT id, agent_id, blocked + queued + retrying AS waiting, max_waiting AS limit FROM lanes
     WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE
@@ -156,9 +155,10 @@ const cancel = statement<CancelledTask & Record<string, unknown>>(`
   SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became
   FROM queue.cancel($1::uuid[], $2, $3, $4, $5::uuid[])`);
 const resume = statement<{ resumed: boolean }>(`SELECT queue.resume($1) AS resumed`);
-/** Finds and locks the task $2 of user $1 as long as $3 is its running attempt: the fence of each write that must not come late. */
-export const heldTask = `
-  SELECT id FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' FOR NO KEY UPDATE`;
+/** Whether $3 is the running attempt at the task $2 of user $1: the fence of each write that must not come late. */
+export const isRunningAttempt = `user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'`;
+/** Finds and locks such a task. */
+export const heldTask = `SELECT id FROM tasks WHERE ${isRunningAttempt} FOR NO KEY UPDATE`;
 const hold = statement<{ id: string }>(heldTask);
 
 /**
@@ -168,7 +168,7 @@ const hold = statement<{ id: string }>(heldTask);
  * @returns the task as it was stored
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<TaskModel> {
-  const { id = uuidv7(), parentIds: parents = [], needsSuccess = true, occupiesAgent = true } = task;
+  const { id = uuidv7(), parentIds: parents = [], needsSuccess = true } = task;
   const values = [
     operation.userId,
     task.kind,
@@ -184,20 +184,17 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     id,
   ];
   if (parents.length === 0) {
-    const more = [operation.reach, operation.terms.taskTimeout, occupiesAgent ? task.agentId : null];
+    const more = [operation.reach, operation.terms.taskTimeout, occupiesAgent(task.kind) ? task.agentId : null];
     const [added] = await operation.query(insert, [...values, ...more]);
     if (added === undefined) {
       throw new Error('the task was not stored');
     }
     const { agentBecameBusy, ...stored } = added;
-    const { attempt, workerId } = stored;
+    const { attempt, kind, workerId } = stored;
     if (workerId !== null) {
-      if (agentBecameBusy && task.agentId !== null) {
-        operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });
-      }
-      operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: id, attempt });
+      tellStart(operation, stored, agentBecameBusy);
     }
-    letStart(operation, added, { taskId: id, attempt, kind: task.kind, begun: operation.origin });
+    letStart(operation, workerId, { taskId: id, attempt, kind, begun: operation.origin });
     return stored;
   }
   // A parent that ends right now must either be seen as ended here or see the link.
@@ -236,17 +233,22 @@ export function enqueueJob(
     if (id === null || attempt === null) {
       throw queueFull(row.limit, field);
     }
-    letStart(write, { workerId }, { taskId: id, attempt, kind: job.kind });
+    letStart(write, workerId, { taskId: id, attempt, kind: job.kind });
     return id;
   });
 }
 
+/** Tells that an attempt has begun. */
+export function tellStart(operation: WriteOperation, task: TaskModel, agentBecameBusy: boolean): void {
+  const { id: taskId, agentId, sessionId, attempt } = task;
+  if (agentId !== null && agentBecameBusy) {
+    operation.emit({ type: 'agent_status_changed', agentId, status: 'BUSY' });
+  }
+  operation.emit({ type: 'task_started', sessionId, taskId, attempt });
+}
+
 /** Tells the worker that was given the task, or all of them that there is one. */
-function letStart(
-  operation: WriteOperation,
-  { workerId }: Pick<AddedTask, 'workerId'>,
-  attempt: Omit<Claim, 'userId'>,
-): void {
+function letStart(operation: WriteOperation, workerId: string | null, attempt: Omit<Claim, 'userId'>): void {
   if (workerId === null) {
     operation.afterCommit(wakeWorkers);
     return;

@@ -1,5 +1,6 @@
 import { CollectionMissingError } from '../adapters/qdrant.ts';
 import { DomainError } from '../errors.ts';
+import type { memoryTaskKinds } from '../queue/kind.ts';
 import { StaleAttemptError } from '../queue/task.ts';
 import { agentById } from '../services/agent.ts';
 import { completeAttempt } from '../services/attempt.ts';
@@ -25,9 +26,6 @@ import { pruneBatch, standingCriteria } from '../services/memory-prune.ts';
 import type { MemoryIndex } from '../services/memory-search.ts';
 import { type MemoryRun, repairIndex } from './repair-index.ts';
 import type { TaskHandler, TaskRun } from './run-task.ts';
-
-/** Kinds of tasks that work on a memory. Nobody waits for them, so that others go first where the model is short. */
-export const memoryTaskKinds = ['INGEST', 'PRUNE', 'REBUILD'] as const;
 
 /** How long a task works before others get its slot, in milliseconds. */
 const turn = 5_000;

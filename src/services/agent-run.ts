@@ -73,9 +73,6 @@ const findAgent = statement<AgentModel & Pick<AgentRun, 'hasMemory' | 'grants'> 
 const journal = statement<JournalEntry & Record<string, unknown>>(
   `SELECT kind, position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 ORDER BY position`,
 );
-const steps = statement<ModelStep & Record<string, unknown>>(
-  `SELECT position, output FROM task_steps WHERE user_id = $1 AND task_id = $2 AND kind = 'MODEL' ORDER BY position`,
-);
 const insertStepAndUse = statement(`
   WITH step AS (
     INSERT INTO task_steps (user_id, task_id, attempt, position, kind, output, started_at)
@@ -94,7 +91,7 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
   const [[found], messages, done, assignment] = await Promise.all([
     operation.query(findAgent, [operation.userId, task.sessionId, task.agentId]),
     operation.query(history, [operation.userId, task.sessionId, task.sessionOrder, task.messageId]),
-    isUntouched(task) ? { steps: [], calls: [], approvals: [] } : loadDone(operation, task.id),
+    loadDone(operation, task),
     loadAssignment(operation, task),
   ]);
   if (found === undefined) {
@@ -107,24 +104,32 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
 /** What earlier attempts at a task, or the run that it repeats, have done. */
 async function loadDone(
   operation: ReadOperation,
-  taskId: string,
+  task: TaskModel,
 ): Promise<Pick<AgentRun, 'steps' | 'calls' | 'approvals'>> {
-  const stored: JournalEntry[] = await operation.query(journal, [operation.userId, taskId]);
+  const stored = await loadJournal(operation, task);
   return {
-    steps: stored.flatMap((entry) =>
-      entry.kind === 'MODEL' ? [{ position: entry.position, output: entry.output }] : [],
-    ),
+    steps: modelSteps(stored),
     calls: stored.flatMap((entry) =>
       entry.kind === 'TOOL' ? [{ position: entry.position, output: entry.output }] : [],
     ),
     // What its user is asked follows from a model's answer, which is stored before or with the question.
-    approvals: stored.length === 0 ? [] : await approvalsOfTask(operation, taskId),
+    approvals: stored.length === 0 ? [] : await approvalsOfTask(operation, task.id),
   };
 }
 
 /** The model's answers for a task so far, in order. */
-export function loadSteps(operation: ReadOperation, taskId: string): Promise<ModelStep[]> {
-  return operation.query(steps, [operation.userId, taskId]);
+export async function loadSteps(operation: ReadOperation, task: TaskModel): Promise<ModelStep[]> {
+  return modelSteps(await loadJournal(operation, task));
+}
+
+async function loadJournal(operation: ReadOperation, task: TaskModel): Promise<JournalEntry[]> {
+  return isUntouched(task) ? [] : operation.query(journal, [operation.userId, task.id]);
+}
+
+function modelSteps(entries: readonly JournalEntry[]): ModelStep[] {
+  return entries.flatMap((entry) =>
+    entry.kind === 'MODEL' ? [{ position: entry.position, output: entry.output }] : [],
+  );
 }
 
 /**

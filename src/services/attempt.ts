@@ -2,8 +2,17 @@ import { type Statement, statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import { occupiesAgent } from '../queue/kind.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
-import { type Claim, type EndedAttempt, endAttempt, resumeTask, StaleAttemptError } from '../queue/task.ts';
+import {
+  type Claim,
+  type EndedAttempt,
+  endAttempt,
+  isRunningAttempt,
+  resumeTask,
+  StaleAttemptError,
+  tellStart,
+} from '../queue/task.ts';
 import { settleAgent, type TaskEnd } from './agent-status.ts';
 import { cancelApprovals, countPendingApprovals, type NewApproval, requestApproval } from './approval.ts';
 import { settlePlans } from './plan-state.ts';
@@ -16,10 +25,8 @@ const openedColumns = `
   ${tables.task.columns}, (extract(epoch FROM deadline_at - clock_timestamp()) * 1000)::float8 AS remaining`;
 const opening = `
   UPDATE tasks SET deadline_at = coalesce(deadline_at, started_at + make_interval(secs => $4::float8 / 1000))
-  WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'
-  RETURNING ${openedColumns}`;
-const findOpen = statement<OpenedTask>(`
-  SELECT ${openedColumns} FROM tasks WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING'`);
+  WHERE ${isRunningAttempt} RETURNING ${openedColumns}`;
+const findOpen = statement<OpenedTask>(`SELECT ${openedColumns} FROM tasks WHERE ${isRunningAttempt}`);
 const open = statement<OpenedTask>(opening);
 // The agent's row comes behind the task's in the order of locks, also within one statement: it is found by the task's.
 const openAndOccupy = statement<OpenedTask>(`
@@ -32,8 +39,7 @@ const openAndOccupy = statement<OpenedTask>(`
 const sessionsOf = statement<{ taskId: string; sessionId: string | null }>(`
   SELECT id AS "taskId", session_id AS "sessionId" FROM tasks WHERE user_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id`);
 const setProgress = statement<{ id: string }>(`
-  UPDATE tasks SET progress = $4, progress_note = $5
-  WHERE user_id = $1 AND id = $2 AND attempt = $3 AND state = 'RUNNING' RETURNING id`);
+  UPDATE tasks SET progress = $4, progress_note = $5 WHERE ${isRunningAttempt} RETURNING id`);
 
 /** A task whose attempt has begun, and the milliseconds that it may still run. */
 export interface Opened {
@@ -68,13 +74,10 @@ async function begin(
 
 /** Begins an attempt as `openAttempt` does, marks its agent BUSY, and tells that it runs. */
 export async function startAttempt(operation: WriteOperation, claim: Claim): Promise<Opened> {
-  const opened = await begin(operation, claim, occupiesAgent(claim) ? openAndOccupy : open);
-  const { task, remaining } = checkOpened(opened);
-  if (task.agentId !== null && opened?.agentBecameBusy === true) {
-    operation.emit({ type: 'agent_status_changed', agentId: task.agentId, status: 'BUSY' });
-  }
-  operation.emit({ type: 'task_started', sessionId: task.sessionId, taskId: task.id, attempt: task.attempt });
-  return { task, remaining };
+  const opened = await begin(operation, claim, occupiesAgent(claim.kind) ? openAndOccupy : open);
+  const started = checkOpened(opened);
+  tellStart(operation, started.task, opened?.agentBecameBusy === true);
+  return started;
 }
 
 function checkOpened(opened: OpenedTask | undefined): Opened {
@@ -230,13 +233,8 @@ export async function suspendAttempt(operation: WriteOperation, claim: Claim, wa
   return approvalIds;
 }
 
-/** Work on an agent's memory goes on beside the agent, in a lane of its own: it says nothing of what the agent is doing. */
-function occupiesAgent(claim: Claim): boolean {
-  return !['INGEST', 'PRUNE', 'REBUILD'].includes(claim.kind);
-}
-
 async function settle(operation: WriteOperation, claim: Claim, ended: EndedAttempt, end: TaskEnd): Promise<void> {
-  if (ended.agentId !== null && occupiesAgent(claim)) {
+  if (ended.agentId !== null && occupiesAgent(claim.kind)) {
     await settleAgent(operation, ended.agentId, ended.running ?? 0, end);
   }
 }

@@ -1,7 +1,6 @@
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
-import { isUntouched } from '../queue/repeat.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { addModelStep, loadSteps, type ModelStep, type NewModelStep } from './agent-run.ts';
 import { loadPlanResults } from './assignment.ts';
@@ -43,7 +42,7 @@ export async function loadComposing(operation: ReadOperation, task: TaskModel): 
     orchestratorById(operation, task.laneId),
     tasksOfPlan(operation, task.planId),
     loadPlanResults(operation, task.planId),
-    isUntouched(task) ? [] : loadSteps(operation, task.id),
+    loadSteps(operation, task),
   ]);
   if (plan === null || orchestrator === null) {
     throw new StaleAttemptError();

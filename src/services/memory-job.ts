@@ -62,7 +62,6 @@ export async function startMemoryJob(
       kind: job.kind,
       laneId: job.laneId,
       agentId: job.agentId,
-      occupiesAgent: false,
       sessionId: null,
       messageId: null,
       sessionOrder: null,
