@@ -1,323 +1,397 @@
 /**
  * `decide`, `settle`, `arrive` and `pause` of `src/governor/share.ts` as one script, so that all processes share one state. Redis
- * runs a script as one step. The clock is Redis' own unless a time is given.
+ * runs a script as one step, and nothing else meanwhile: a call reads and writes only what its action needs.
  *
- * KEYS: numbers, slots, tags, waiting, processes of one budget.
- * ARGV[1] is what to do, [2] requests, [3] tokens, [4] window, [5] constants as JSON, [6] the time or '', then:
- * `acquire` process, epoch that the process knows or '', a new epoch, candidates as JSON
- * `settle` slot, user, requests, tokens; `arrive` slot, tokens; `pause` milliseconds; `leave` waiting key; `restore`
- * uses as JSON.
+ * KEYS: state, slots, tags, waiting, processes of one budget.
+ * - state: all single numbers and the epoch, packed
+ * - slots: what was let go in each slot of the window, two packed numbers at the slot's number modulo their count
+ * - tags, waiting: as in `share.ts`; both are empty while nobody waits, because tags matter to those only
+ * - processes: until when each is believed to be there
+ *
+ * ARGV[1] is what to do, [2] requests, [3] tokens, [4] window, [5] the time or '' for Redis' own clock, then:
+ * `acquire` process, epoch that the process knows or '', a new epoch, and `interactive` or `background`, user and tokens of
+ * each candidate; `settle` slot, user, requests, tokens; `arrive` slot, tokens; `pause` milliseconds; `leave` waiting key;
+ * `restore` slot, requests and tokens of each use.
+ * @param constants of `share.ts`, which become part of the text: nothing has to be sent or read for them
  */
-export const budgetScript = `
-local numbersKey, slotsKey, tagsKey, waitingKey, processesKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+export function createBudgetScript(constants: Readonly<Record<string, number>>): string {
+  const lines = Object.entries(constants).map(([name, value]) => `local ${name} = ${value}`);
+  return `${lines.join('\n')}${common}${lesserActions}${acquire}`;
+}
+
+/** The clock, the state and the window; all actions rest on these. */
+const common = `
+local stateKey, slotsKey, tagsKey, waitingKey, processesKey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local call, max, min = redis.call, math.max, math.min
 local action = ARGV[1]
+if action == 'leave' then
+  return call('HDEL', waitingKey, ARGV[6])
+end
 local limits = { requests = tonumber(ARGV[2]), tokens = tonumber(ARGV[3]) }
 local window = tonumber(ARGV[4])
-local constants = cjson.decode(ARGV[5])
-local now
-if ARGV[6] ~= '' then
-  now = tonumber(ARGV[6])
-else
-  local time = redis.call('TIME')
+local now = tonumber(ARGV[5])
+if not now then
+  local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local slotTime = window / constants.slotsPerWindow
+local slotTime = window / slotsPerWindow
+local span = slotsPerWindow + guardSlots
 local slot = math.floor(now / slotTime)
-local span = constants.slotsPerWindow + constants.guardSlots
-local kinds = { 'requests', 'tokens' }
-local capacity = {
-  requests = math.max(1, limits.requests * constants.burstShare),
-  tokens = limits.tokens * constants.burstShare,
-}
-local start = {
-  requests = math.max(1, capacity.requests * constants.startShare),
-  tokens = capacity.tokens * constants.startShare,
-}
-local function text(number)
-  return string.format('%.17g', number)
+if action == 'arrive' and tonumber(ARGV[6]) >= slot then
+  return tonumber(ARGV[6])
 end
-local function readHash(key)
-  local flat = redis.call('HGETALL', key)
-  local hash = {}
-  for i = 1, #flat, 2 do
-    hash[flat[i]] = flat[i + 1]
+local capacity = { requests = max(1, limits.requests * burstShare), tokens = limits.tokens * burstShare }
+local start = { requests = max(1, capacity.requests * startShare), tokens = capacity.tokens * startShare }
+
+-- What was counted in the newest slot is part of the state; all earlier slots are cells of one string. Where nothing was
+-- counted yet, there are -1 requests.
+local cellSize, unused = 16, struct.pack('<dd', -1, 0)
+local slotsLife = window * 2
+local stateFormat = '<dddddddddddddddds'
+local function newState(epoch, requests, tokens)
+  return {
+    requests = start.requests, tokens = start.tokens, decidedAt = now, held = 0, pausedUntil = 0, virtualTime = 0,
+    classTime = 0, interactive = 0, background = 0, usedRequests = max(0, requests), usedTokens = tokens,
+    newest = slot, newestRequests = requests, newestTokens = tokens, waitingUntil = 0, alive = 0, epoch = epoch,
+  }
+end
+local state = newState('', -1, 0)
+local packed = call('GET', stateKey)
+if packed then
+  state.requests, state.tokens, state.decidedAt, state.held, state.pausedUntil, state.virtualTime, state.classTime,
+    state.interactive, state.background, state.usedRequests, state.usedTokens, state.newest, state.newestRequests,
+    state.newestTokens, state.waitingUntil, state.alive, state.epoch = struct.unpack(stateFormat, packed)
+end
+local isBack = slot <= state.newest - span
+if isBack then
+  -- The clock went back by more than a window: all that was used counts from now on, and all else begins anew.
+  state = newState(state.epoch, state.usedRequests, state.usedTokens)
+end
+if isBack or not packed then
+  call('SET', slotsKey, string.rep(unused, span), 'PX', slotsLife)
+  call('DEL', tagsKey, waitingKey)
+end
+local function save()
+  local life = math.ceil(max(window * 2, state.pausedUntil - now + window))
+  call('SET', stateKey, struct.pack(stateFormat, state.requests, state.tokens, state.decidedAt, state.held,
+    state.pausedUntil, state.virtualTime, state.classTime, state.interactive, state.background, state.usedRequests,
+    state.usedTokens, state.newest, state.newestRequests, state.newestTokens, state.waitingUntil, state.alive,
+    state.epoch), 'PX', life)
+end
+
+-- Requests and tokens of each cell in turn.
+local slots
+local function readSlots()
+  local format = '<' .. string.rep('dd', span)
+  local text = call('GET', slotsKey)
+  slots = { struct.unpack(format, text and #text == span * cellSize and text or string.rep(unused, span)) }
+  return format
+end
+local function setCell(place, requests, tokens)
+  local at = place % span * 2
+  slots[at + 1], slots[at + 2] = requests, tokens
+end
+-- Lets go of the places that the window has left. The sums are made anew with that, so that no error lasts.
+local function moveWindow()
+  if slot <= state.newest then
+    return
   end
-  return hash
+  local format = readSlots()
+  setCell(state.newest, state.newestRequests, state.newestTokens)
+  for place = max(state.newest, slot - span) + 1, slot do
+    setCell(place, -1, 0)
+  end
+  call('SET', slotsKey, struct.pack(format, unpack(slots, 1, 2 * span)), 'PX', slotsLife)
+  state.newest, state.newestRequests, state.newestTokens = slot, -1, 0
+  local requests, tokens = 0, 0
+  for at = 1, 2 * span, 2 do
+    requests = requests + max(0, slots[at])
+    tokens = tokens + slots[at + 1]
+  end
+  state.usedRequests, state.usedTokens = requests, tokens
 end
-
-local stored = readHash(numbersKey)
-local function number(name, fallback)
-  return tonumber(stored[name] or fallback)
-end
-local state = {
-  requests = number('requests', start.requests),
-  tokens = number('tokens', start.tokens),
-  decidedAt = number('decidedAt', now),
-  held = stored.held == '1',
-  pausedUntil = number('pausedUntil', 0),
-  virtualTime = number('virtualTime', 0),
-  classTime = number('classTime', 0),
-  interactive = number('interactive', 0),
-  background = number('background', 0),
-}
-
-local slots = { requests = {}, tokens = {} }
-local used = { requests = 0, tokens = 0 }
-for field, value in pairs(readHash(slotsKey)) do
-  local place = tonumber(string.sub(field, 2))
-  if place < slot - span + 1 then
-    redis.call('HDEL', slotsKey, field)
+-- Counts more or less at a place; what another clock calls the future is counted at the newest place. A correction is for a
+-- place where something was counted before. Tells whether the place is there.
+local function count(place, requests, tokens, isCorrection)
+  if place <= state.newest - span then
+    return false
+  end
+  local beforeRequests, beforeTokens = state.newestRequests, state.newestTokens
+  local from = place % span * cellSize
+  if place < state.newest then
+    local cell = call('GETRANGE', slotsKey, from, from + cellSize - 1)
+    beforeRequests, beforeTokens = struct.unpack('<dd', #cell == cellSize and cell or unused)
+  end
+  if isCorrection and beforeRequests < 0 then
+    return false
+  end
+  beforeRequests = max(0, beforeRequests)
+  local afterRequests, afterTokens = max(0, beforeRequests + requests), max(0, beforeTokens + tokens)
+  state.usedRequests = state.usedRequests + afterRequests - beforeRequests
+  state.usedTokens = state.usedTokens + afterTokens - beforeTokens
+  if place < state.newest then
+    call('SETRANGE', slotsKey, from, struct.pack('<dd', afterRequests, afterTokens))
   else
-    local kind = string.sub(field, 1, 1) == 'r' and 'requests' or 'tokens'
-    slots[kind][place] = tonumber(value)
-    used[kind] = used[kind] + tonumber(value)
+    state.newestRequests, state.newestTokens = afterRequests, afterTokens
   end
-end
-local function count(place, kind, value)
-  local before = slots[kind][place] or 0
-  local after = math.max(0, before + value)
-  slots[kind][place] = after
-  used[kind] = used[kind] + after - before
-  redis.call('HSET', slotsKey, string.sub(kind, 1, 1) .. string.format('%d', place), text(after))
+  return true
 end
 
-local function rate(kind)
-  local free = limits[kind] - used[kind]
-  local least = limits[kind] / (span * slotTime)
-  for ahead = 1, span do
-    least = math.min(least, free / (ahead * slotTime))
-    free = free + (slots[kind][slot - span + ahead] or 0)
+-- \`kind\` is 1 for requests and 2 for tokens.
+local function rate(limit, used, kind)
+  if not slots then
+    readSlots()
   end
-  return math.max(0, least)
-end
-local function refill()
-  local elapsed = math.max(0, now - state.decidedAt)
-  if not state.held and now >= state.pausedUntil and elapsed > 0 then
-    for _, kind in ipairs(kinds) do
-      state[kind] = math.min(capacity[kind], state[kind] + elapsed * rate(kind))
+  local free = limit - used
+  local least = limit / (span * slotTime)
+  for ahead = 1, span do
+    least = min(least, free / (ahead * slotTime))
+    local place = slot - span + ahead
+    if place > state.newest - span then
+      free = free + max(0, slots[place % span * 2 + kind])
     end
   end
-  state.held = now < state.pausedUntil
-  state.decidedAt = math.max(now, state.decidedAt)
+  return max(0, least)
 end
-
-local function save()
-  redis.call('HSET', numbersKey, 'requests', text(state.requests), 'tokens', text(state.tokens),
-    'decidedAt', text(state.decidedAt), 'held', state.held and '1' or '0', 'pausedUntil', text(state.pausedUntil),
-    'virtualTime', text(state.virtualTime), 'classTime', text(state.classTime),
-    'interactive', text(state.interactive), 'background', text(state.background))
-  local life = math.ceil(math.max(window * 2, state.pausedUntil - now + window))
-  for _, key in ipairs(KEYS) do
-    redis.call('PEXPIRE', key, life)
+local function grown(level, most, elapsed, limit, used, kind)
+  -- The rate is no less than what is free over all of the span: mostly that fills the level, and no slot is read.
+  if level + elapsed * (max(0, limit - used) / (span * slotTime)) >= most then
+    return most
   end
+  return min(most, level + elapsed * rate(limit, used, kind))
 end
-
-if action == 'restore' then
-  for _, use in ipairs(cjson.decode(ARGV[7])) do
-    count(use[1], 'requests', use[2])
-    count(use[1], 'tokens', use[3])
+local function refill()
+  local elapsed = max(0, now - state.decidedAt)
+  if state.held == 0 and now >= state.pausedUntil and elapsed > 0 then
+    state.requests = grown(state.requests, capacity.requests, elapsed, limits.requests, state.usedRequests, 1)
+    state.tokens = grown(state.tokens, capacity.tokens, elapsed, limits.tokens, state.usedTokens, 2)
   end
-  save()
-  return 1
+  state.held = now < state.pausedUntil and 1 or 0
+  state.decidedAt = max(now, state.decidedAt)
 end
+`;
+
+const lesserActions = `
 if action == 'pause' then
-  state.pausedUntil = math.max(state.pausedUntil, now + tonumber(ARGV[7]))
-  state.requests = math.min(state.requests, start.requests)
-  state.tokens = math.min(state.tokens, start.tokens)
+  state.pausedUntil = max(state.pausedUntil, now + tonumber(ARGV[6]))
+  state.requests = min(state.requests, start.requests)
+  state.tokens = min(state.tokens, start.tokens)
   save()
   return 1
 end
-if action == 'leave' then
-  redis.call('HDEL', waitingKey, ARGV[7])
+moveWindow()
+if action == 'restore' then
+  for i = 6, #ARGV, 3 do
+    count(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+  end
+  save()
   return 1
 end
 if action == 'arrive' then
-  local place, tokens = tonumber(ARGV[7]), tonumber(ARGV[8])
-  if place < slot then
-    if place > slot - span then
-      count(place, 'requests', -1)
-      count(place, 'tokens', -tokens)
-    end
-    count(slot, 'requests', 1)
-    count(slot, 'tokens', tokens)
-    save()
-  end
-  return math.max(slot, place)
+  local place, tokens = tonumber(ARGV[6]), tonumber(ARGV[7])
+  count(place, -1, -tokens)
+  count(slot, 1, tokens)
+  save()
+  return slot
 end
 if action == 'settle' then
   refill()
-  local place, user, requests, tokens = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
-  if slots.requests[place] ~= nil or slots.tokens[place] ~= nil then
-    count(place, 'requests', requests)
-    count(place, 'tokens', tokens)
-    state.requests = math.min(capacity.requests, state.requests - requests)
-    state.tokens = math.min(capacity.tokens, state.tokens - tokens)
+  local place, user, requests, tokens = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+  if count(place, requests, tokens, true) then
+    state.requests = min(capacity.requests, state.requests - requests)
+    state.tokens = min(capacity.tokens, state.tokens - tokens)
   end
-  local tag = redis.call('HGET', tagsKey, user)
-  if tag then
-    redis.call('HSET', tagsKey, user, text(tonumber(tag) + tokens))
+  if state.waitingUntil > 0 then
+    local tag = call('HGET', tagsKey, user)
+    if tag then
+      call('HSET', tagsKey, user, tonumber(tag) + tokens)
+    end
   end
   save()
   return 1
 end
+`;
 
-local process, knownEpoch, newEpoch = ARGV[7], ARGV[8], ARGV[9]
-local candidates = cjson.decode(ARGV[10])
-local epoch = stored.epoch
-if epoch == nil then
-  epoch = newEpoch
-  redis.call('HSET', numbersKey, 'epoch', epoch)
+const acquire = `
+local process, knownEpoch, newEpoch = ARGV[6], ARGV[7], ARGV[8]
+if state.epoch == '' then
+  state.epoch = newEpoch
 end
-redis.call('HSET', processesKey, process, text(now + constants.processLife))
-local alive = 0
-for other, untilTime in pairs(readHash(processesKey)) do
-  if tonumber(untilTime) <= now then
-    redis.call('HDEL', processesKey, other)
-  else
-    alive = alive + 1
+-- Written down and counted once in a while only: who is believed in for a minute is so for a second less.
+local believed = tonumber(call('HGET', processesKey, process) or 0)
+if state.alive == 0 or believed < now + processLife - processRenewal or believed > now + processLife then
+  call('HSET', processesKey, process, now + processLife)
+  call('PEXPIRE', processesKey, processLife)
+  local all = call('HGETALL', processesKey)
+  state.alive = #all / 2
+  for i = 1, #all, 2 do
+    if tonumber(all[i + 1]) <= now then
+      call('HDEL', processesKey, all[i])
+      state.alive = state.alive - 1
+    end
   end
 end
-if epoch ~= knownEpoch then
+if state.epoch ~= knownEpoch then
   -- The process first tells what it let go that this state does not know.
   save()
-  return { epoch, text(now), alive, 0, 0 }
+  return { state.epoch, now, state.alive, 0, '0' }
 end
 
 refill()
-local tags = {}
-for user, tag in pairs(readHash(tagsKey)) do
-  tags[user] = tonumber(tag)
+-- For each kind, how many lines of each user wait: a line is what waits of one kind and user in one process.
+local lines = { interactive = {}, background = {} }
+local function countLine(class, user, more)
+  local number = (lines[class][user] or 0) + more
+  lines[class][user] = number > 0 and number or nil
 end
-local changedTags = {}
-local waiting = {}
-local waitingUsers = {}
-local had = {}
-local function readWaiting(key)
-  return string.sub(key, 1, 1) == 'B' and 'background' or 'interactive', string.match(key, '^.|([^|]*)|')
+local function isAnyoneWaiting()
+  return next(lines.interactive) or next(lines.background)
 end
-for key, untilTime in pairs(readHash(waitingKey)) do
-  if tonumber(untilTime) <= now then
-    redis.call('HDEL', waitingKey, key)
-  else
-    local class, user = readWaiting(key)
-    waiting[key] = true
-    waitingUsers[user] = true
-    had[class] = true
+local candidates, open, stored = {}, {}, {}
+for i = 9, #ARGV, 3 do
+  local class, user = ARGV[i], ARGV[i + 1]
+  local key = (class == 'background' and 'B|' or 'I|') .. user .. '|' .. process
+  candidates[#candidates + 1] = { class = class, user = user, tokens = tonumber(ARGV[i + 2]), key = key }
+  open[key] = 0
+end
+if state.waitingUntil > now then
+  local all = call('HGETALL', waitingKey)
+  for i = 1, #all, 2 do
+    local key = all[i]
+    if tonumber(all[i + 1]) <= now then
+      call('HDEL', waitingKey, key)
+    else
+      local class = string.byte(key) == 66 and 'background' or 'interactive'
+      countLine(class, string.match(key, '|([^|]*)|'), 1)
+      stored[key] = true
+    end
   end
 end
-if next(waiting) == nil then
-  for _, tag in pairs(tags) do
-    state.virtualTime = math.max(state.virtualTime, tag)
+local tags, changedTags = {}, {}
+if isAnyoneWaiting() then
+  local all = call('HGETALL', tagsKey)
+  for i = 1, #all, 2 do
+    tags[all[i]] = tonumber(all[i + 1])
   end
-  tags = {}
-  redis.call('DEL', tagsKey)
-end
-local function keyOf(candidate)
-  return (candidate.background and 'B' or 'I') .. '|' .. candidate.userId .. '|' .. process
+elseif state.waitingUntil > 0 then
+  -- Nobody waits: all begin anew, and only how they stand to each other ever mattered.
+  call('DEL', tagsKey, waitingKey)
+  state.waitingUntil = 0
 end
 for _, candidate in ipairs(candidates) do
-  local user = candidate.userId
-  if not waitingUsers[user] then
-    waitingUsers[user] = true
-    tags[user] = math.max(tags[user] or 0, state.virtualTime)
+  local class, user, key = candidate.class, candidate.user, candidate.key
+  if not lines.interactive[user] and not lines.background[user] then
+    tags[user] = max(tags[user] or 0, state.virtualTime)
     changedTags[user] = true
   end
-  local class = candidate.background and 'background' or 'interactive'
-  if not had[class] then
-    had[class] = true
-    state[class] = math.max(state[class], state.classTime)
+  if not next(lines[class]) then
+    state[class] = max(state[class], state.classTime)
   end
-  waiting[keyOf(candidate)] = true
+  if open[key] == 0 and not stored[key] then
+    countLine(class, user, 1)
+  end
+  open[key] = open[key] + 1
 end
 for user, tag in pairs(tags) do
-  if tag <= state.virtualTime and not waitingUsers[user] then
-    redis.call('HDEL', tagsKey, user)
+  if tag <= state.virtualTime and not lines.interactive[user] and not lines.background[user] then
     tags[user] = nil
+    call('HDEL', tagsKey, user)
   end
 end
 
-local skew = limits.tokens / window * constants.skewTime
-local left = #candidates
-local taken = {}
-local granted = {}
-local wait = 0
+local skew = limits.tokens / window * skewTime
+local left, granted, grantedTokens, again = #candidates, {}, 0, 0
 if now < state.pausedUntil then
-  wait = math.min(state.pausedUntil - now, constants.longestWait)
-else
-  while left > 0 do
-    local least = {}
-    for key in pairs(waiting) do
-      local class, user = readWaiting(key)
-      local tag = tags[user] or state.virtualTime
-      if least[class] == nil or tag < least[class] then
-        least[class] = tag
+  again = min(state.pausedUntil - now, longestWait)
+  left = 0
+end
+while left > 0 do
+  local class = 'interactive'
+  if not next(lines.interactive) or (next(lines.background) and state.background < state.interactive) then
+    class = 'background'
+  end
+  local least
+  for user in pairs(lines[class]) do
+    local tag = tags[user] or state.virtualTime
+    least = least and min(least, tag) or tag
+  end
+  local place, tag
+  for i, candidate in ipairs(candidates) do
+    if not candidate.taken and candidate.class == class then
+      local own = tags[candidate.user] or state.virtualTime
+      if not tag or own < tag then
+        place, tag = i, own
       end
     end
-    local class = 'interactive'
-    if least.interactive == nil or (least.background ~= nil and state.background < state.interactive) then
-      class = 'background'
-    end
-    local place, tag
-    for i, candidate in ipairs(candidates) do
-      if not taken[i] and candidate.background == (class == 'background') then
-        local own = tags[candidate.userId] or state.virtualTime
-        if tag == nil or own < tag then
-          place, tag = i, own
-        end
-      end
-    end
-    if place == nil or tag > (least[class] or tag) + skew then
-      wait = constants.turnWait
-      break
-    end
-    local candidate = candidates[place]
-    local tokens = math.min(candidate.tokens, limits.tokens)
-    if used.requests + 1 > limits.requests or used.tokens + tokens > limits.tokens then
-      state.held = true
-      wait = math.min(constants.longestWait, slotTime)
-      break
-    end
-    local missing = math.max((1 - state.requests) / limits.requests,
-      (math.min(tokens, capacity.tokens) - state.tokens) / limits.tokens)
-    if missing > 0 then
-      wait = math.min(constants.longestWait, math.max(1, missing * window))
-      break
-    end
-    count(slot, 'requests', 1)
-    count(slot, 'tokens', tokens)
-    state.requests = state.requests - 1
-    state.tokens = state.tokens - tokens
-    local charge = math.max(tokens, limits.tokens / limits.requests)
-    state.virtualTime = math.max(state.virtualTime, tag)
-    tags[candidate.userId] = tag + charge
-    changedTags[candidate.userId] = true
-    state.classTime = math.max(state.classTime, state[class])
-    state[class] = state[class] + charge / (class == 'background' and 1 or constants.interactiveWeight)
-    granted[#granted + 1] = place - 1
-    taken[place] = true
-    left = left - 1
-    local more = false
-    for i, other in ipairs(candidates) do
-      if not taken[i] and other.userId == candidate.userId and other.background == candidate.background then
-        more = true
-      end
-    end
-    if not more then
-      waiting[keyOf(candidate)] = nil
-      redis.call('HDEL', waitingKey, keyOf(candidate))
+  end
+  if not place or tag > (least or tag) + skew then
+    again = turnWait
+    break
+  end
+  local candidate = candidates[place]
+  local tokens = min(candidate.tokens, limits.tokens)
+  if state.usedRequests + #granted + 1 > limits.requests or state.usedTokens + grantedTokens + tokens > limits.tokens then
+    state.held = 1
+    again = min(longestWait, slotTime)
+    break
+  end
+  local missing = max((1 - state.requests) / limits.requests,
+    (min(tokens, capacity.tokens) - state.tokens) / limits.tokens)
+  if missing > 0 then
+    again = min(longestWait, max(1, missing * window))
+    break
+  end
+  grantedTokens = grantedTokens + tokens
+  state.requests = state.requests - 1
+  state.tokens = state.tokens - tokens
+  local charge = max(tokens, limits.tokens / limits.requests)
+  state.virtualTime = max(state.virtualTime, tag)
+  tags[candidate.user] = tag + charge
+  changedTags[candidate.user] = true
+  state.classTime = max(state.classTime, state[class])
+  state[class] = state[class] + charge / (class == 'background' and 1 or interactiveWeight)
+  granted[#granted + 1] = place - 1
+  candidate.taken = true
+  left = left - 1
+  open[candidate.key] = open[candidate.key] - 1
+  if open[candidate.key] == 0 then
+    countLine(class, candidate.user, -1)
+    if stored[candidate.key] then
+      call('HDEL', waitingKey, candidate.key)
     end
   end
 end
-for i, candidate in ipairs(candidates) do
-  if not taken[i] then
-    redis.call('HSET', waitingKey, keyOf(candidate), text(now + constants.waitingLife))
-  end
+if #granted > 0 then
+  count(slot, #granted, grantedTokens)
 end
-for user in pairs(changedTags) do
-  redis.call('HSET', tagsKey, user, text(tags[user]))
+if isAnyoneWaiting() then
+  local waitingUntil = now + waitingLife
+  local waiting, tagged, untilText = {}, {}, string.format('%.17g', waitingUntil)
+  for key, number in pairs(open) do
+    if number > 0 then
+      waiting[#waiting + 1] = key
+      waiting[#waiting + 1] = untilText
+    end
+  end
+  if #waiting > 0 then
+    state.waitingUntil = max(state.waitingUntil, waitingUntil)
+    call('HSET', waitingKey, unpack(waiting))
+    call('PEXPIRE', waitingKey, slotsLife)
+  end
+  for user in pairs(changedTags) do
+    tagged[#tagged + 1] = user
+    tagged[#tagged + 1] = tags[user]
+  end
+  if #tagged > 0 then
+    call('HSET', tagsKey, unpack(tagged))
+    call('PEXPIRE', tagsKey, slotsLife)
+  end
+elseif state.waitingUntil > 0 then
+  call('DEL', tagsKey, waitingKey)
+  state.waitingUntil = 0
 end
 save()
-local reply = { epoch, text(now), alive, slot, text(wait) }
+local reply = { state.epoch, now, state.alive, slot, again > 0 and string.format('%.17g', again) or '0' }
 for _, place in ipairs(granted) do
   reply[#reply + 1] = place
 end

@@ -7,6 +7,7 @@ import {
   createShareState,
   type Decision,
   decide,
+  graceOf,
   guardSlots,
   interactiveWeight,
   type Limits,
@@ -55,6 +56,8 @@ export const shareConstants: Readonly<Record<string, number>> = {
   skewTime,
   // A process that made no call for that long takes no part of the budget when Redis is away, in milliseconds.
   processLife: 60_000,
+  // How often that is written down and counted.
+  processRenewal: 1_000,
 };
 
 export interface EngineOptions {
@@ -163,7 +166,8 @@ export function createBudgetEngine(options: EngineOptions): BudgetEngine {
       addUse(own, shared.slot, { requests: 1, tokens: candidates[place]?.tokens ?? 0 });
     }
     forgetOld(own.slots, shared.slot);
-    return { granted: shared.granted, wait: shared.wait, slot: shared.slot };
+    const { granted, wait, slot } = shared;
+    return { granted, wait, slot, grace: graceOf(limits, slot, shared.now) };
   };
 
   return {

@@ -9,6 +9,8 @@ export interface Grant {
   tokens: number;
   /** When it was asked for, by the process's own clock: it was counted no earlier. */
   askedAt: number;
+  /** Milliseconds from then in which its call may arrive without being counted anew. */
+  grace: number;
 }
 
 export interface LineOptions {
@@ -81,13 +83,13 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
     const askedAt = performance.now();
     let next = pauseAfterFault;
     try {
-      const { granted, wait, slot } = await engine.acquire(asked.map(({ candidate }) => candidate));
+      const { granted, wait, slot, grace } = await engine.acquire(asked.map(({ candidate }) => candidate));
       for (const place of granted) {
         const waiter = asked[place];
         if (waiter !== undefined) {
           const { userId, tokens } = waiter.candidate;
           if (remove(waiter)) {
-            waiter.grant({ slot, userId, tokens, askedAt });
+            waiter.grant({ slot, userId, tokens, askedAt, grace });
           } else {
             // It gave up while the question was under way: its place goes back at once.
             engine.settle({ slot, userId, requests: -1, tokens: -tokens });

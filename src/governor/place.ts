@@ -1,6 +1,6 @@
 import type { BudgetEngine } from './engine.ts';
 import type { Grant } from './line.ts';
-import { slotsPerWindow, unseenPart } from './share.ts';
+import { unseenPart } from './share.ts';
 
 /** What a call that may go takes of the budget, from its grant until its use is known. */
 export interface Place {
@@ -20,7 +20,7 @@ export interface Place {
  * of the provider holds more than was let go for one.
  */
 export function takePlace(engine: BudgetEngine, grant: Grant, window: number): Place {
-  const { userId, tokens, askedAt } = grant;
+  const { userId, tokens, askedAt, grace } = grant;
   let slot = Promise.resolve(grant.slot);
   let hasArrived = false;
   let latest: NodeJS.Timeout | undefined;
@@ -32,7 +32,7 @@ export function takePlace(engine: BudgetEngine, grant: Grant, window: number): P
       hasArrived = true;
       clearTimeout(latest);
       // The guard of the window covers what arrived at once.
-      if (performance.now() - askedAt > window / slotsPerWindow) {
+      if (performance.now() - askedAt > grace) {
         slot = engine.arrive({ slot: grant.slot, tokens });
       }
     }

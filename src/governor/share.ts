@@ -28,6 +28,8 @@ export interface Decision {
   wait: number;
   /** Where the grants are counted, for their settlement. */
   slot: number;
+  /** Milliseconds after the decision in which a call may arrive and still be counted long enough where it is. */
+  grace: number;
 }
 
 /** Everything that a decision rests on. Times are in milliseconds. */
@@ -51,8 +53,8 @@ export interface ShareState {
 
 export const slotsPerWindow = 120;
 /**
- * Slots beyond the window that count as used still: one because a slot has a length, one so that calls that arrive within
- * a slot's time after their grant need no correction.
+ * Slots beyond the window that count as used still: one because a slot has a length, one so that calls that arrive by the end
+ * of the slot after that of their grant need no correction.
  */
 export const guardSlots = 2;
 /**
@@ -94,6 +96,11 @@ export function slotAt(limits: Limits, now: number): number {
   return Math.floor(now / (limits.window / slotsPerWindow));
 }
 
+/** How long after a decision a call may arrive so that its place is counted for a window from then on anyway. */
+export function graceOf(limits: Limits, slot: number, now: number): number {
+  return (slot + guardSlots) * (limits.window / slotsPerWindow) - now;
+}
+
 /**
  * Decides who of a process's waiting calls may go. Within the budget it is fair queueing by start time (Goyal, Vin and
  * Cheng, 1996): the user who was served least since the wait began is next. That gives every waiting user what deficit
@@ -114,7 +121,7 @@ export function decide(
   const skew = (limits.tokens / limits.window) * skewTime;
   const granted: number[] = [];
   const left = new Set(candidates.keys());
-  const decision = (wait: number): Decision => ({ granted, wait, slot });
+  const decision = (wait: number): Decision => ({ granted, wait, slot, grace: graceOf(limits, slot, now) });
 
   if (now < state.pausedUntil) {
     return decision(Math.min(state.pausedUntil - now, longestWait));

@@ -1,4 +1,4 @@
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { createBudgetEngine } from '../../src/governor/engine.ts';
 import { takePlace } from '../../src/governor/place.ts';
 import type { Limits } from '../../src/governor/share.ts';
@@ -27,8 +27,8 @@ it.each([
 ])('a call whose grant is $age ms old may leave: $leaves', async ({ age, leaves }) => {
   const clock = { now: 600_000 };
   const engine = engineAt(clock);
-  const { slot } = await engine.acquire([candidate]);
-  const place = takePlace(engine, { ...candidate, slot, askedAt: performance.now() - age }, limits.window);
+  const { slot, grace } = await engine.acquire([candidate]);
+  const place = takePlace(engine, { ...candidate, slot, grace, askedAt: performance.now() - age }, limits.window);
   expect(place.leave()).toBe(leaves);
   place.arrived();
 });
@@ -36,8 +36,8 @@ it.each([
 it('a place that was given back is free at once', async () => {
   const clock = { now: 600_000 };
   const engine = engineAt(clock);
-  const { slot } = await engine.acquire([candidate]);
-  takePlace(engine, { ...candidate, slot, askedAt: performance.now() }, limits.window).giveBack();
+  const { slot, grace } = await engine.acquire([candidate]);
+  takePlace(engine, { ...candidate, slot, grace, askedAt: performance.now() }, limits.window).giveBack();
   clock.now += 2_000;
   expect((await nextGrant(engine, clock)) - 600_000).toBeLessThan(10_000);
 });
@@ -48,8 +48,8 @@ it.each([
 ])('a place is counted for a window from the arrival of its call: $what', async ({ age, later }) => {
   const clock = { now: 600_000 };
   const engine = engineAt(clock);
-  const { slot } = await engine.acquire([candidate]);
-  const place = takePlace(engine, { ...candidate, slot, askedAt: performance.now() - age }, limits.window);
+  const { slot, grace } = await engine.acquire([candidate]);
+  const place = takePlace(engine, { ...candidate, slot, grace, askedAt: performance.now() - age }, limits.window);
   place.leave();
   clock.now += later;
   place.arrived();
@@ -57,4 +57,18 @@ it.each([
   clock.now += 1_000;
   const free = (await nextGrant(engine, clock)) - 600_000 - later;
   expect(free).toBeGreaterThanOrEqual(limits.window);
+});
+
+it.each([
+  { age: 900, granted: 'begins', into: 0, moves: false },
+  { age: 1_100, granted: 'begins', into: 0, moves: true },
+  { age: 400, granted: 'ends', into: 499, moves: false },
+  { age: 600, granted: 'ends', into: 499, moves: true },
+])('a call that arrives $age ms after a grant as a slot $granted moves: $moves', async ({ age, into, moves }) => {
+  const engine = engineAt({ now: 600_000 + into });
+  const { slot, grace } = await engine.acquire([candidate]);
+  const arrive = vi.spyOn(engine, 'arrive');
+  const grant = { ...candidate, slot, grace, askedAt: performance.now() - age };
+  takePlace(engine, grant, limits.window).arrived();
+  expect(arrive).toHaveBeenCalledTimes(moves ? 1 : 0);
 });

@@ -10,7 +10,6 @@ import {
   pause,
   type ShareState,
   settle,
-  slotsPerWindow,
   unseenPart,
 } from '../../src/governor/share.ts';
 
@@ -119,15 +118,16 @@ describe('the budget', () => {
         const state = createShareState(limits, 0);
         const delay = (of: number[], place: number): number => of[place % of.length] ?? 0;
         const arrivals: { at: number; tokens: number }[] = [];
-        let open: { slot: number; tokens: number; grantedAt: number; seenAt: number }[] = [];
+        let open: { slot: number; tokens: number; stays: number; seenAt: number }[] = [];
         for (let now = 0; now < 300_000; now += 50) {
           for (const call of open.filter(({ seenAt }) => seenAt <= now)) {
-            if (call.seenAt - call.grantedAt > limits.window / slotsPerWindow) {
+            if (call.seenAt > call.stays) {
               arrive(state, limits, now, call);
             }
           }
           open = open.filter(({ seenAt }) => seenAt > now);
-          const { granted, slot } = decide(state, limits, now, 'p', [call('a'), call('a'), call('b'), call('b')]);
+          const four = [call('a'), call('a'), call('b'), call('b')];
+          const { granted, slot, grace } = decide(state, limits, now, 'p', four);
           for (const place of granted) {
             const count = arrivals.length + place;
             const stall = stalls.find(({ from, lasts }) => from <= now && now < from + lasts);
@@ -135,7 +135,7 @@ describe('the budget', () => {
             const at = left + (count % 2 === 0 ? 0 : delay(ways, count));
             arrivals.push({ at, tokens: 100 });
             const seenAt = Math.max(at, Math.min(at + delay(answers, count), left + most));
-            open.push({ slot, tokens: 100, grantedAt: now, seenAt });
+            open.push({ slot, tokens: 100, stays: now + grace, seenAt });
           }
         }
         const inOrder = arrivals.toSorted((one, other) => one.at - other.at);
