@@ -1,7 +1,7 @@
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import { type WriteOperation, writeTogether } from '../operation.ts';
-import { wakeWorkers } from './signal.ts';
+import { type BegunTask, letBegin, type Successor, successorValues } from './successor.ts';
 
 /** A task of a graph. Its id is chosen by the caller, so that others can name it as their parent. */
 export interface GraphTask {
@@ -32,15 +32,41 @@ const lock = statement(`SELECT 1 FROM queue.lock_for_end($1::uuid[], NULL, NULL,
 const room = statement<{ id: string; free: number; limit: number }>(`
   SELECT id, max_waiting - blocked - queued - retrying AS free, max_waiting AS limit FROM lanes
   WHERE user_id = $1 AND id = ANY ($2::uuid[])`);
-const insert = statement(`
-  INSERT INTO tasks (user_id, id, kind, lane_id, agent_id, session_id, message_id, plan_id, session_order, input,
-    request_id, traceparent, state)
-  SELECT $1, task.id, task.kind, task."laneId", task."agentId", task."sessionId", task."messageId", task."planId",
-    task."sessionOrder", task.input, task."requestId", task.traceparent, task.state
-  FROM jsonb_to_recordset($2::jsonb) AS task (
-    id uuid, kind text, "laneId" uuid, "agentId" uuid, "sessionId" uuid, "messageId" uuid, "planId" uuid,
-    "sessionOrder" integer, input jsonb, "requestId" text, traceparent text, state task_state
-  )`);
+// Whoever has just ended the attempt that made the graph goes on with tasks of it, within the limits of lane and user. Tasks of a
+// graph share its turn, so that no other task of the session is before them.
+const insert = statement<BegunTask & Record<string, unknown>>(`
+  WITH item AS (
+    SELECT task.*, tenant.free, lane.free AS lane_free,
+      row_number() OVER (PARTITION BY task.state ORDER BY task.id) AS place,
+      row_number() OVER (PARTITION BY task.state, task."laneId" ORDER BY task.id) AS lane_place
+    FROM jsonb_to_recordset($2::jsonb) AS task (
+      id uuid, kind text, "laneId" uuid, "agentId" uuid, "sessionId" uuid, "messageId" uuid, "planId" uuid,
+      "sessionOrder" integer, input jsonb, "requestId" text, traceparent text, state task_state
+    )
+    LEFT JOIN (
+      SELECT least($4::integer, max_running - running) AS free FROM tenants WHERE user_id = $1 AND queued = 0
+    ) AS tenant ON true
+    LEFT JOIN (SELECT id, max_running - running AS free FROM lanes WHERE user_id = $1) AS lane ON lane.id = task."laneId"
+  ), chosen AS (
+    SELECT item.*, coalesce(state = 'QUEUED' AND kind = ANY ($5::text[]) AND place <= free AND lane_place <= lane_free, false) AS starts
+    FROM item
+  ), added AS (
+    INSERT INTO tasks (user_id, id, kind, lane_id, agent_id, session_id, message_id, plan_id, session_order, input,
+      request_id, traceparent, state, attempt, worker_id, started_at, deadline_at)
+    SELECT $1, id, kind, "laneId", "agentId", "sessionId", "messageId", "planId", "sessionOrder", input, "requestId", traceparent,
+      CASE WHEN starts THEN 'RUNNING' ELSE state END, starts::integer,
+      CASE WHEN starts THEN $3::uuid END, CASE WHEN starts THEN clock_timestamp() END,
+      CASE WHEN starts THEN clock_timestamp() + make_interval(secs => $6::float8 / 1000) END
+    FROM chosen
+    RETURNING id, attempt, kind, agent_id AS "agentId", session_id AS "sessionId", request_id AS "requestId", traceparent, state
+  ), occupied AS (
+    UPDATE agents SET status = 'BUSY' FROM added
+    WHERE added.state = 'RUNNING' AND agents.user_id = $1 AND agents.id = added."agentId" AND agents.status <> 'BUSY'
+    RETURNING agents.id
+  )
+  SELECT id, attempt, kind, "agentId", "sessionId", "requestId", traceparent,
+    EXISTS (SELECT FROM occupied WHERE occupied.id = added."agentId") AS "agentBecameBusy"
+  FROM added WHERE state = 'RUNNING' ORDER BY id`);
 const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
   SELECT $1, link.task, link.parent, link.needs_success
@@ -76,17 +102,30 @@ export async function checkRoom(operation: WriteOperation, wanted: ReadonlyMap<s
   return [...wanted.keys()].filter((id) => !found.has(id));
 }
 
-/** Adds the tasks of a graph, in lanes that the caller has locked, and wakes workers after the commit. */
-export async function enqueueGraph(operation: WriteOperation, tasks: readonly GraphTask[]): Promise<void> {
+/**
+ * Adds the tasks of a graph, in lanes that the caller has locked, and wakes workers after the commit.
+ * @param successor who goes on with as many of its tasks as it has slots for
+ * @returns those that it goes on with, whose starts are for the caller to tell
+ */
+export async function enqueueGraph(
+  operation: WriteOperation,
+  tasks: readonly GraphTask[],
+  successor?: Successor,
+): Promise<BegunTask[]> {
   const own = new Set(tasks.map((task) => task.id));
   const rows = tasks.map(({ parents, ...task }) => ({
     ...task,
     state: parents.some((parent) => own.has(parent.id)) ? 'BLOCKED' : 'QUEUED',
   }));
   const links = tasks.flatMap((task) => task.parents.map((parent) => ({ taskId: task.id, ...parent })));
+  let begun: BegunTask[] = [];
   await writeTogether(
     operation,
-    (write) => write.query(insert, [write.userId, JSON.stringify(rows)]),
+    async (write) => {
+      const values = [write.userId, JSON.stringify(rows), ...successorValues(write, successor)];
+      begun = await write.query(insert, values);
+      letBegin(write, successor, begun, rows.filter((row) => row.state === 'QUEUED').length);
+    },
     async (write) =>
       links.length > 0 &&
       write.query(link, [
@@ -96,5 +135,5 @@ export async function enqueueGraph(operation: WriteOperation, tasks: readonly Gr
         links.map((each) => each.needsSuccess),
       ]),
   );
-  operation.afterCommit(wakeWorkers);
+  return begun;
 }

@@ -8,6 +8,7 @@ import type { TaskModel } from '../generated/prisma/models.ts';
 import type { Operation, Origin, WriteOperation } from '../operation.ts';
 import { occupiesAgent } from './kind.ts';
 import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
+import { type BegunTask, letBegin, type Successor, successorValues, tellStart } from './successor.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
 export interface Claim {
@@ -17,6 +18,8 @@ export interface Claim {
   kind: string;
   /** Told of the commit that ends the attempt: how many tasks its user has queued then, null when that is not known. */
   onEnd?: (queued: number | null) => void;
+  /** Who goes on with what the end of the attempt frees; the queue, when left out. */
+  successor?: Successor;
   /** Where the attempt began in the commit that added the task: what that commit came from. */
   begun?: Origin;
 }
@@ -65,6 +68,8 @@ export interface EndedAttempt {
   released: string[];
   /** Tasks that will never run because this one failed. */
   skipped: string[];
+  /** Those of the released ones that its worker goes on with. Their starts are for the caller to tell. */
+  begun: BegunTask[];
 }
 
 export interface CancelledTask {
@@ -149,8 +154,8 @@ const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
   SELECT $1, $2, id, $4 FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
-  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, queued, released, skipped
-  FROM queue.end_attempt($1, $2, $3, $4, $5, $6)`);
+  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, queued, released, skipped, begun
+  FROM queue.end_attempt($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10::float8 / 1000))`);
 const cancel = statement<CancelledTask & Record<string, unknown>>(`
   SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became
   FROM queue.cancel($1::uuid[], $2, $3, $4, $5::uuid[])`);
@@ -207,7 +212,9 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
   if (row.state === 'SKIPPED') {
     operation.emit({ type: 'task_skipped', sessionId: task.sessionId, taskId: row.id });
   }
-  operation.afterCommit(wakeWorkers);
+  if (row.state === 'QUEUED') {
+    operation.afterCommit(wakeWorkers);
+  }
   return row;
 }
 
@@ -236,15 +243,6 @@ export function enqueueJob(
     letStart(write, workerId, { taskId: id, attempt, kind: job.kind });
     return id;
   });
-}
-
-/** Tells that an attempt has begun. */
-export function tellStart(operation: WriteOperation, task: TaskModel, agentBecameBusy: boolean): void {
-  const { id: taskId, agentId, sessionId, attempt } = task;
-  if (agentId !== null && agentBecameBusy) {
-    operation.emit({ type: 'agent_status_changed', agentId, status: 'BUSY' });
-  }
-  operation.emit({ type: 'task_started', sessionId, taskId, attempt });
 }
 
 /** Tells the worker that was given the task, or all of them that there is one. */
@@ -302,14 +300,12 @@ export async function endAttempt(operation: WriteOperation, claim: Claim, outcom
     failure?.code ?? null,
     failure?.message ?? null,
     outcome.state === 'RETRYING' ? outcome.dueAt : null,
+    ...successorValues(operation, claim.successor),
   ]);
   if (ended === undefined) {
     throw new StaleAttemptError();
   }
-  // The slot that is free again is its worker's, who looks for more itself; what was freed may be more than it has room for.
-  if (ended.released.length > 0) {
-    operation.afterCommit(wakeWorkers);
-  }
+  letBegin(operation, claim.successor, ended.begun, ended.released.length);
   operation.afterCommit(() => claim.onEnd?.(ended.queued));
   return ended;
 }

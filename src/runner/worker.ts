@@ -8,7 +8,9 @@ import {
   putBackTasks,
   retireWorker,
 } from '../queue/claim.ts';
+import { occupiesAgent } from '../queue/kind.ts';
 import { abortTopic, givenTopic, wakeTopic, wakeWorkers } from '../queue/signal.ts';
+import type { Successor } from '../queue/successor.ts';
 import type { Claim } from '../queue/task.ts';
 import { createDeltaPace } from './delta.ts';
 import { startLoop } from './loop.ts';
@@ -76,6 +78,17 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     }
     return runJob(runResources, job, completeJob, claim, abandoned);
   };
+  // What a run makes due goes on here, in the slot that its end frees and in others: unless there is work of others that this
+  // worker had no slot for, which the fair order decides on.
+  const successor: Successor = {
+    workerId: id,
+    kinds: Object.keys(handlers).filter(occupiesAgent),
+    slots: () => (stopping || isBehind ? 0 : Math.max(1, options.slots - runs.size + 1)),
+    take: (attempts) => {
+      offered -= attempts.length - 1;
+      attempts.forEach(takeOwn);
+    },
+  };
   const start = (claim: Claim): void => {
     metrics.tasksClaimed.add({ kind: claim.kind });
     const abandon = new AbortController();
@@ -86,7 +99,8 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     const onEnd = (queued: number | null): void => {
       mayBeAwaited = queued !== 0;
     };
-    const done = runClaim({ ...resources, model, pace }, { ...claim, onEnd }, abandon.signal).finally(() => {
+    const own = { ...claim, onEnd, successor };
+    const done = runClaim({ ...resources, model, pace }, own, abandon.signal).finally(() => {
       runs.delete(run);
       if (stopping) {
         // What waited for this end, or for its place among its user's, is for others to claim.
@@ -136,8 +150,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   let offered = 0;
   // What no claim fills may be filled by those who add tasks. They are told anew when they have filled half of it.
   const isOfferDue = (): boolean => offered <= (options.slots - runs.size) / 2;
-  const takeGiven = (claim: Claim): void => {
-    offered -= 1;
+  const takeOwn = (claim: Claim): void => {
     if (!stopping) {
       start(claim);
       return;
@@ -192,7 +205,10 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   if (Object.keys(jobs).length > 0) {
     await completeAttempts(forEnds, id, []);
   }
-  const stopTaking = await channel.subscribe(givenTopic(id), (claim) => takeGiven(claim as Claim));
+  const stopTaking = await channel.subscribe(givenTopic(id), (claim) => {
+    offered -= 1;
+    takeOwn(claim as Claim);
+  });
   const stopListening = await channel.subscribe(wakeTopic, claimMore);
   const stopAborting = await channel.subscribe(abortTopic, (message) => {
     const { taskIds } = message as { taskIds: string[] };

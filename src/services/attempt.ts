@@ -4,6 +4,7 @@ import type { TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { occupiesAgent } from '../queue/kind.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
+import { tellStart, tellStarts } from '../queue/successor.ts';
 import {
   type Claim,
   type EndedAttempt,
@@ -11,7 +12,6 @@ import {
   isRunningAttempt,
   resumeTask,
   StaleAttemptError,
-  tellStart,
 } from '../queue/task.ts';
 import { settleAgent, type TaskEnd } from './agent-status.ts';
 import { cancelApprovals, countPendingApprovals, type NewApproval, requestApproval } from './approval.ts';
@@ -133,6 +133,7 @@ export async function completeAttempt(
         await settlePlans(write, [planId], 'CANCELLED');
       }
     },
+    async (write) => tellStarts(write, ended.begun),
   );
 }
 
@@ -173,6 +174,7 @@ async function fail(operation: WriteOperation, claim: Claim, failure: Failure, s
     async (write) => write.emit({ type: 'task_failed', sessionId, taskId: claim.taskId, code, willRetry }),
     async (write) => skipped.length > 0 && tellSkipped(write, skipped),
     async (write) => planId !== null && !willRetry && settlePlans(write, [planId], 'FAILED'),
+    async (write) => tellStarts(write, ended.begun),
   );
 }
 

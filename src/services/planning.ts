@@ -6,6 +6,7 @@ import type { ApprovalState, PlanState } from '../generated/prisma/enums.ts';
 import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { checkRoom, enqueueGraph, lockForGraph } from '../queue/graph.ts';
+import { type BegunTask, tellStarts } from '../queue/successor.ts';
 import { type Claim, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { type ModelOutput, recordModelUse } from './agent-run.ts';
 import { grantsOfSession } from './approval-grant.ts';
@@ -222,14 +223,18 @@ async function proceed(
   );
   const ids = new Map(graph.tasks.map((node) => [node.key, uuidv7()]));
   const tasks = taskGraph(plan, task, orchestrator.id, { nodes: graph.tasks, ids, done: new Map() });
+  let begun: readonly BegunTask[] = [];
   await completeAttempt(operation, claim, (write) =>
     writeTogether(
       write,
-      (each) => enqueueGraph(each, tasks),
+      async (each) => {
+        begun = await enqueueGraph(each, tasks, claim.successor);
+      },
       (each) => store(each, 'RUNNING'),
       async (each) => each.emit({ type: 'task_plan_created', sessionId, planId: plan.id, fallbackReason }),
     ),
   );
+  tellStarts(operation, begun);
   await checkQuota(operation, 'CONCURRENT_TASKS');
 }
 

@@ -30,14 +30,17 @@ interface Fault {
   shownBy?: Action[][];
 }
 
-const add = (agent: number, parents: number[] = [], needsSuccess = true): Action => ({
+const add = (agent: number, parents: number[] = [], needsSuccess = true, session: number | null = null): Action => ({
   do: 'enqueue',
   agent,
-  session: null,
+  session,
   parents,
   needsSuccess,
 });
+/** Adds a task to a session, in which it has a turn. */
+const addTo = (session: number, parents: number[] = []): Action => add(0, parents, true, session);
 const claim = (worker: number, slots: number): Action => ({ do: 'claim', worker, slots });
+const complete = (slots: number, run = 0): Action => ({ do: 'end', run, how: 'complete', slots });
 const offer = (worker: number, slots: number): Action => ({ do: 'offer', worker, slots });
 
 /** Faults put into the functions of a throw-away database, each of which the property above must find. */
@@ -64,7 +67,7 @@ const faults: Fault[] = [
   },
   {
     fault: 'an old attempt that may end a newer one',
-    of: 'queue.end_attempt(uuid,integer,task_state,text,text,timestamptz)',
+    of: 'queue.end_attempt(uuid,integer,task_state,text,text,timestamptz,uuid,integer,text[],interval)',
     from: 'AND tasks.attempt = ended_attempt',
     to: '',
     shownBy: [
@@ -104,8 +107,29 @@ const faults: Fault[] = [
     shownBy: [[offer(0, 8)], [add(1)], [add(1)]],
   },
   {
+    fault: 'an end whose worker goes on past the limit of the user',
+    of: 'queue.release(uuid[],uuid,integer,text[],interval)',
+    from: 'least(slots, tenants.max_running - tenants.running)',
+    to: 'slots',
+    shownBy: [[add(2)], [add(2, [0])], [add(2, [1])], [add(2, [2])], [claim(0, 1)], [complete(3)]],
+  },
+  {
+    fault: 'an end whose worker goes on past the limit of the agent',
+    of: 'queue.release(uuid[],uuid,integer,text[],interval)',
+    from: 'AND ranked.lane_place <= ranked.lane_free',
+    to: '',
+    shownBy: [[add(1)], [add(1, [0])], [add(1, [1])], [claim(0, 1)], [complete(3)]],
+  },
+  {
+    fault: 'an end whose worker goes on out of turn',
+    of: 'queue.release(uuid[],uuid,integer,text[],interval)',
+    from: 'AND earlier.session_order < due.session_order',
+    to: 'AND false',
+    shownBy: [[add(0)], [addTo(0)], [addTo(0, [1])], [claim(0, 2)], [complete(3, 1)]],
+  },
+  {
     fault: 'a parent that releases its children alone',
-    of: 'queue.release(uuid[])',
+    of: 'queue.release(uuid[],uuid,integer,text[],interval)',
     from: `AND parent.state <> 'COMPLETED'`,
     to: 'AND false',
     shownBy: [[add(0), add(0)], [add(0, [0, 1])], [claim(0, 1)], [{ do: 'end', run: 0, how: 'complete' }]],
@@ -125,7 +149,7 @@ const faults: Fault[] = [
   },
   {
     fault: 'a failure that leaves who only waits for its end waiting',
-    of: 'queue.release(uuid[])',
+    of: 'queue.release(uuid[],uuid,integer,text[],interval)',
     from: `AND (link.needs_success OR parent.state NOT IN ('FAILED', 'CANCELLED', 'SKIPPED'))`,
     to: '',
     shownBy: [[add(0)], [add(0, [0], false)], [claim(0, 1)], [{ do: 'end', run: 0, how: 'fail' }]],

@@ -17,7 +17,8 @@ export type Action =
   | { do: 'enqueue'; agent: number; session: number | null; parents: number[]; needsSuccess: boolean }
   | { do: 'claim' | 'offer'; worker: number; slots: number }
   | { do: 'write'; run: number; what: 'start' | 'progress' | 'step' }
-  | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'ask' }
+  /** With slots, a worker goes on with what the end frees. */
+  | { do: 'end'; run: number; how: 'complete' | 'fail' | 'retry' | 'ask'; slots?: number }
   | { do: 'decide'; approval: number; how: 'APPROVED' | 'REJECTED' | 'expire' | 'ask again' }
   | { do: 'crash' | 'retire' | 'beat'; worker: number }
   | { do: 'cancel'; what: 'task' | 'session' | 'agent'; which: number }
@@ -59,6 +60,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       do: fc.constant('end'),
       run: some,
       how: fc.constantFrom('complete', 'complete', 'fail', 'retry', 'ask', 'ask'),
+      slots: fc.nat(3),
     }),
   },
   { weight: 3, arbitrary: fc.record({ do: fc.constantFrom('crash', 'retire', 'beat'), worker }) },
@@ -282,7 +284,12 @@ async function createWorld(queue: TestQueue, watch: Watch): Promise<World> {
       }
       case 'end': {
         const run = at(runs, given.run);
-        return run && end(run, given.how);
+        const { slots = 0 } = given;
+        const workerId = at(workers, given.run) ?? '';
+        const take = (attempts: readonly Claim[]) => void runs.push(...attempts);
+        return (
+          run && end({ ...run, successor: { workerId, kinds: ['AGENT_RUN'], slots: () => slots, take } }, given.how)
+        );
       }
       case 'crash':
         return queue.silence(at(workers, given.worker) ?? '', 60);

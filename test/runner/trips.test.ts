@@ -145,11 +145,15 @@ describe('what the worker asks of Postgres for a message to the team', () => {
     expect(planned).toEqual([
       ['BEGIN', 'FROM queue.lock_for_end', 'FROM lanes'],
       ['FROM queue.end_attempt'],
-      expect.arrayContaining(['INTO tasks', 'INTO task_dependencies', 'UPDATE plans', 'INTO model_usage']),
+      // The tasks come as one list.
+      expect.arrayContaining(['FROM jsonb_to_recordset', 'INTO task_dependencies', 'UPDATE plans', 'INTO model_usage']),
       ['FROM quotas'],
       end,
     ]);
-    // The planner finds its task first, which began with the message, and comes back for a plan that it made before.
-    expect(read().map((trips) => trips.length)).toEqual([4, ...ends.map(() => 2)]);
+    // Each finds its task first, which began with the message or with the end of another; the planner comes back for a plan that
+    // it made before.
+    expect(read().map((trips) => trips.length)).toEqual([4, ...ends.map(() => 3)]);
+    // The planner tells that it is at work. Nothing else is written: no task is claimed or begun in a commit of its own.
+    expect(written()).toHaveLength(ends.length + 2);
   });
 });

@@ -127,17 +127,44 @@ describe('a worker at the end of an attempt', () => {
     await waitFor('the claim', () => claims() === 1);
   });
 
-  it('wakes the others for tasks that waited for it alone', async () => {
-    const agentId = await queue.addAgent(user);
+  /** A parent that runs until it is let go, and children that wait for it alone. */
+  async function family(slots: number, children: number) {
+    const agentId = await queue.addAgent(user, { maxRunning: 9 });
+    const gate = Promise.withResolvers<void>();
+    const worker = await work(async (run) => {
+      await (run.claim.taskId === parent ? gate.promise : null);
+      await complete(run);
+    }, slots);
+    await offered(worker, slots);
     const parent = await queue.enqueue(user, agentId);
-    const child = await queue.enqueue(user, agentId, { parentIds: [parent] });
+    const ids = [parent];
+    for (let child = 0; child < children; child += 1) {
+      ids.push(await queue.enqueue(user, agentId, { parentIds: [parent] }));
+    }
+    return { ids, release: gate.resolve };
+  }
+
+  it('goes on with what waited for it alone, and neither looks for it nor wakes anybody', async () => {
+    const { ids, release } = await family(5, 2);
+    const claims = countClaims();
     let wakeUps = 0;
     await queue.resources.channel.subscribe(wakeTopic, () => {
       wakeUps += 1;
     });
-    await work(complete);
-    await reach([parent, child], 'COMPLETED');
-    expect(wakeUps).toBe(1);
+    release();
+    await reach(ids, 'COMPLETED');
+    expect([claims(), wakeUps]).toEqual([0, 0]);
+  });
+
+  it('wakes the others for what it has no slot for', async () => {
+    const { ids, release } = await family(2, 3);
+    let wakeUps = 0;
+    await queue.resources.channel.subscribe(wakeTopic, () => {
+      wakeUps += 1;
+    });
+    release();
+    await reach(ids, 'COMPLETED');
+    expect(wakeUps).toBeGreaterThan(0);
   });
 
   it('wakes the others when it is about to stop: what may run now is theirs, while it still runs something else', async () => {
