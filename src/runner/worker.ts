@@ -83,7 +83,7 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
   const successor: Successor = {
     workerId: id,
     kinds: Object.keys(handlers).filter(occupiesAgent),
-    slots: () => (stopping || isBehind ? 0 : Math.max(1, options.slots - runs.size + 1)),
+    slots: () => (stopping || isFull ? 0 : Math.max(1, options.slots - runs.size + 1)),
     take: (attempts) => {
       offered -= attempts.length - 1;
       attempts.forEach(takeOwn);
@@ -122,10 +122,13 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
 
   // Whether there may be tasks that this worker had no slot for when it looked last, or that it is just looking for.
   let isBehind = false;
+  // Whether it had no slot for more when it looked last.
+  let isFull = false;
   const claimOnce = async (): Promise<void> => {
     const free = options.slots - runs.size;
     isBehind = true;
     if (free <= 0) {
+      isFull = true;
       return;
     }
     const isOffering = isOfferDue();
@@ -139,8 +142,9 @@ export async function startWorker(resources: WorkerResources, options: WorkerOpt
     for (const claim of claims) {
       start(claim);
     }
-    isBehind = claims.length === free;
-    if (isBehind) {
+    isFull = claims.length === free;
+    isBehind = isFull;
+    if (isFull) {
       // This worker is full and there may be more: others shall look.
       wakeWorkers(channel);
     }

@@ -13,6 +13,7 @@ export const expectedMemberships: ReadonlySet<string> = new Set(['app_worker is 
 export const tablesOfNobody: ReadonlySet<string> = new Set([
   // Processes by heartbeat; only the engine looks at them.
   'workers',
+  'worker_places',
   // Which migrations ran; only migrations look at it.
   'schema_migrations',
 ]);
@@ -26,6 +27,7 @@ const exceptions: Record<string, string[]> = {
   lanes: [everyRow('engine', 'ALL', 'app_queue')],
   tasks: [everyRow('engine', 'ALL', 'app_queue')],
   workers: [everyRow('engine', 'ALL', 'app_queue')],
+  worker_places: [everyRow('engine', 'ALL', 'app_queue')],
   // A job is ended in a batch of many users' only when no task waits for it.
   task_dependencies: [everyRow('engine', 'SELECT', 'app_queue')],
   // Upkeep finds over all users which approvals have expired and which sessions are due for removal.
@@ -63,7 +65,7 @@ export const identityColumns: Record<string, readonly string[]> = {
 };
 
 /** Tables of the engine itself. They hold ids, counts and times only. */
-export const engineTables: ReadonlySet<string> = new Set(['tenants', 'lanes', 'workers', 'memories']);
+export const engineTables: ReadonlySet<string> = new Set(['tenants', 'lanes', 'workers', 'worker_places', 'memories']);
 
 /** Columns of other tables that the engine may read: never a text that anyone wrote. */
 export const engineReads: Record<string, readonly string[]> = {

@@ -39,7 +39,10 @@ async function addWorker(slots: number, offer: { kinds?: string[]; reach?: strin
 }
 
 async function openSlots(workerId: string): Promise<number> {
-  const [row] = await queue.database.owner('SELECT open_slots FROM workers WHERE id = $1', [workerId]);
+  const [row] = await queue.database.owner(
+    'SELECT sum(open_slots) AS open_slots FROM worker_places WHERE worker_id = $1',
+    [workerId],
+  );
   return Number(row?.['open_slots']);
 }
 
@@ -226,6 +229,7 @@ describe('an offer', () => {
     await offerSlots(queue.resources.database, worker.id, { slots: 9, kinds: ['AGENT_RUN'], reach: null });
     send();
     await sending;
-    expect(await openSlots(worker.id)).toBe(1);
+    // What the sender holds stays as it was; the other places have their parts of nine.
+    expect(await openSlots(worker.id)).toBe(6);
   });
 });

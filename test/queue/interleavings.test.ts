@@ -84,6 +84,7 @@ const faults: Fault[] = [
     of: 'queue.claim(uuid,integer,text[])',
     from: 'AND earlier.session_order < due.session_order',
     to: 'AND false',
+    shownBy: [[addTo(0)], [addTo(0)], [claim(0, 2)]],
   },
   {
     fault: 'a claim that forgets the limit of the user',

@@ -115,7 +115,8 @@ it('takes nothing more while it stops, and hands on what comes all the same', as
     async () => (await queue.database.owner('SELECT FROM workers WHERE open_slots = 0')).length > 0,
   );
   // As by a sender who took the slot just before.
-  await queue.database.owner('UPDATE workers SET open_slots = 1, reach = $1', [queue.resources.channel.reach()]);
+  await queue.database.owner('UPDATE workers SET reach = $1', [queue.resources.channel.reach()]);
+  await queue.database.owner('UPDATE worker_places SET open_slots = 1');
   const second = await addJobs(1);
   await waitFor('the second job to be queued', async () => (await queue.states(second.ids))[0] === 'QUEUED');
   expect(await queue.task(second.ids[0] ?? '')).toMatchObject({ attempt: 1, crashes: 0 });
