@@ -139,19 +139,32 @@ end
 
 -- \`kind\` is 1 for requests and 2 for tokens.
 local function rate(limit, used, kind)
+  local free, slotTime = limit - used, slotTime
+  if free <= 0 then
+    return 0
+  end
   if not slots then
     readSlots()
   end
-  local free = limit - used
-  local least = limit / (span * slotTime)
-  for ahead = 1, span do
-    least = min(least, free / (ahead * slotTime))
-    local place = slot - span + ahead
-    if place > state.newest - span then
-      free = free + max(0, slots[place % span * 2 + kind])
+  local slots, least, last = slots, limit / (span * slotTime), 2 * span
+  -- A clock that went back a little finds places that were let go of already.
+  local gone = state.newest - slot
+  local at = (slot + gone + 1) % span * 2 + kind
+  for ahead = gone + 1, span do
+    local pace = free / (ahead * slotTime)
+    if pace < least then
+      least = pace
+    end
+    local cell = slots[at]
+    if cell > 0 then
+      free = free + cell
+    end
+    at = at + 2
+    if at > last then
+      at = kind
     end
   end
-  return max(0, least)
+  return least
 end
 local function grown(level, most, elapsed, limit, used, kind)
   -- The rate is no less than what is free over all of the span: mostly that fills the level, and no slot is read.
