@@ -1,4 +1,6 @@
-import { createClient } from 'graphql-sse';
+import { once } from 'node:events';
+import { Agent, type IncomingMessage, request } from 'node:http';
+import { createParser } from 'eventsource-parser';
 import { machineTime } from './settings.ts';
 
 /** A message that was answered: when it was sent, and when its end was heard. */
@@ -23,17 +25,36 @@ const deadline = 60_000;
 const ends = `subscription { events(types: [TASK_COMPLETED, TASK_FAILED, PLAN_ENDED]) {
   __typename ... on TaskCompleted { taskId } ... on TaskFailed { taskId } ... on PlanEnded { planId state } } }`;
 
-/** Signs a user in and starts to listen. */
+/**
+ * Signs a user in and starts to listen. Plain requests and a parser of events: senders share the machine with what is
+ * measured, and shall take little of it.
+ */
 export async function openUser(url: string, token: string): Promise<BenchUser> {
-  const headers = { authorization: `Bearer ${token}` };
-  const ask = async (query: string, variables: Record<string, unknown> = {}) => {
-    const response = await fetch(url, {
-      method: 'POST',
-      headers: { ...headers, 'content-type': 'application/json' },
-      body: JSON.stringify({ query, variables }),
-      signal: AbortSignal.timeout(deadline),
+  const agent = new Agent({ keepAlive: true });
+  const post = (accept: string, query: string, variables: Record<string, unknown>): Promise<IncomingMessage> =>
+    new Promise((resolve, reject) => {
+      const body = JSON.stringify({ query, variables });
+      const headers = {
+        accept,
+        authorization: `Bearer ${token}`,
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+      };
+      const outgoing = request(url, { agent, method: 'POST', headers, timeout: deadline }, (response) => {
+        response.statusCode === 200
+          ? resolve(response)
+          : reject(new Error(`the service answered ${response.statusCode}`));
+      });
+      outgoing.on('timeout', () => outgoing.destroy(new Error(`no answer in ${deadline} ms`)));
+      outgoing.on('error', reject);
+      outgoing.end(body);
     });
-    const { data, errors } = (await response.json()) as {
+  const ask = async (query: string, variables: Record<string, unknown> = {}) => {
+    const response = await post('application/json', query, variables);
+    const parts: Buffer[] = [];
+    response.on('data', (part: Buffer) => parts.push(part));
+    await once(response, 'end');
+    const { data, errors } = JSON.parse(Buffer.concat(parts).toString('utf8')) as {
       // biome-ignore lint/suspicious/noExplicitAny: what is asked for decides its shape
       data: any;
       errors?: unknown;
@@ -50,23 +71,26 @@ export async function openUser(url: string, token: string): Promise<BenchUser> {
   // The end may be heard before the answer that says what to wait for.
   const heard = new Map<string, number>();
   const waiting = new Map<string, (time: number) => void>();
-  const { promise: begun, resolve: begin, reject } = Promise.withResolvers<void>();
-  const client = createClient({ url, headers, retryAttempts: 0 });
-  client.subscribe<{ events: { __typename: string; taskId?: string; planId?: string } }>(
-    { query: ends },
-    {
-      next: ({ data }) => {
-        begin();
-        const id = data?.events.planId ?? data?.events.taskId;
-        if (id !== undefined) {
-          heard.set(id, machineTime());
-          waiting.get(id)?.(machineTime());
-        }
-      },
-      error: reject,
-      complete: () => undefined,
+  const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+  const parser = createParser({
+    onEvent: ({ event, data }) => {
+      begin();
+      if (event !== 'next') {
+        return;
+      }
+      const told = JSON.parse(data) as { data: { events: { taskId?: string; planId?: string } } };
+      const id = told.data.events.planId ?? told.data.events.taskId;
+      if (id !== undefined) {
+        heard.set(id, machineTime());
+        waiting.get(id)?.(machineTime());
+      }
     },
-  );
+    onComment: () => begin(),
+  });
+  const stream = await post('text/event-stream', ends, {});
+  stream.setEncoding('utf8');
+  stream.on('data', (text: string) => parser.feed(text));
+  stream.on('error', () => undefined);
   await begun;
 
   let sessionId: string | null = null;
@@ -86,7 +110,10 @@ export async function openUser(url: string, token: string): Promise<BenchUser> {
       const end = heard.get(id) ?? (await waitFor(waiting, id));
       return { mark, sent, heard: end };
     },
-    close: () => client.dispose(),
+    close: () => {
+      stream.destroy();
+      agent.destroy();
+    },
   };
 }
 

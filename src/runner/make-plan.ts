@@ -38,10 +38,10 @@ export function createPlanner(options: PlannerOptions): TaskHandler {
     if (planning.team.length === 0) {
       throw new DomainError('NO_AGENTS', 'The team has no agents any more.');
     }
-    // The planner need not wait for the news that it is at work.
+    // The planner need not wait for the news that it is at work, which is told already where it began with its message.
     const [{ draft, source }] = await Promise.all([
       makeDraft(run, planning, options.timeout),
-      operation.write((write) => announcePlanning(write, claim, planning)),
+      claim.begun ?? operation.write((write) => announcePlanning(write, claim, planning)),
     ]);
     await operation.write((write) => settleDraft(write, claim, planning, draft, source, settings));
   };

@@ -110,6 +110,10 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
         sessionOrder: position,
       });
       keepTask(write, task);
+      if (planId !== null && task.state === 'RUNNING') {
+        // The planner that has been given it need not tell.
+        write.emit({ type: 'planning_started', sessionId, planId, taskId });
+      }
     },
     checkQuotasOfMessage,
   );
