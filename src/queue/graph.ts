@@ -58,14 +58,15 @@ const insert = statement<BegunTask & Record<string, unknown>>(`
       CASE WHEN starts THEN $3::uuid END, CASE WHEN starts THEN clock_timestamp() END,
       CASE WHEN starts THEN clock_timestamp() + make_interval(secs => $6::float8 / 1000) END
     FROM chosen
-    RETURNING id, attempt, kind, agent_id AS "agentId", session_id AS "sessionId", request_id AS "requestId", traceparent, state
+    RETURNING id, attempt, kind, input, lane_id AS "laneId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId",
+      message_id AS "messageId", answer_id AS "answerId", session_order AS "sessionOrder", request_id AS "requestId", traceparent,
+      state
   ), occupied AS (
     UPDATE agents SET status = 'BUSY' FROM added
     WHERE added.state = 'RUNNING' AND agents.user_id = $1 AND agents.id = added."agentId" AND agents.status <> 'BUSY'
     RETURNING agents.id
   )
-  SELECT id, attempt, kind, "agentId", "sessionId", "requestId", traceparent,
-    EXISTS (SELECT FROM occupied WHERE occupied.id = added."agentId") AS "agentBecameBusy"
+  SELECT added.*, EXISTS (SELECT FROM occupied WHERE occupied.id = added."agentId") AS "agentBecameBusy"
   FROM added WHERE state = 'RUNNING' ORDER BY id`);
 const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)

@@ -2,14 +2,38 @@ import type { TaskModel } from '../generated/prisma/models.ts';
 import type { Origin, WriteOperation } from '../operation.ts';
 import { wakeWorkers } from './signal.ts';
 
+/** What of a task is the same from its beginning on: enough to read all that its run needs. */
+export type TaskFacts = Pick<
+  TaskModel,
+  | 'id'
+  | 'attempt'
+  | 'kind'
+  | 'input'
+  | 'laneId'
+  | 'agentId'
+  | 'sessionId'
+  | 'planId'
+  | 'messageId'
+  | 'answerId'
+  | 'sessionOrder'
+  | 'requestId'
+  | 'traceparent'
+>;
+
+/** What is known of an attempt that began in the commit that made its task due. */
+export interface Beginning extends Origin {
+  /** Left out where the news should not carry it: its worker then looks for the task first. */
+  task?: TaskFacts;
+}
+
 /** An attempt that began in the commit that made its task due, as its worker is told of it. */
 export interface BegunAttempt {
   userId: string;
   taskId: string;
   attempt: number;
   kind: string;
-  /** What that commit came from. */
-  begun: Origin;
+  /** What that commit came from, and what it said of the task. */
+  begun: Beginning;
 }
 
 /** A worker that goes on at once with what an attempt of its own makes due. */
@@ -23,8 +47,16 @@ export interface Successor {
 }
 
 /** Its task, as the statement that began it returns it. */
-export interface BegunTask extends Pick<TaskModel, 'id' | 'attempt' | 'kind' | 'agentId' | 'sessionId'>, Origin {
+export interface BegunTask extends TaskFacts {
   agentBecameBusy: boolean;
+}
+
+/** The facts of a task, however much more is known of it. */
+export function taskFacts(task: TaskFacts): TaskFacts {
+  const { id, attempt, kind, input, laneId, agentId, sessionId, planId, messageId, answerId, sessionOrder } = task;
+  const { requestId, traceparent } = task;
+  const ids = { laneId, agentId, sessionId, planId, messageId, answerId };
+  return { id, attempt, kind, input, ...ids, sessionOrder, requestId, traceparent };
 }
 
 /** Tells that an attempt has begun. */
@@ -66,13 +98,10 @@ export function letBegin(
   }
   if (begun.length > 0) {
     const { userId } = operation;
-    const attempts = begun.map(({ id: taskId, attempt, kind, requestId, traceparent }) => ({
-      userId,
-      taskId,
-      attempt,
-      kind,
-      begun: { requestId, traceparent },
-    }));
+    const attempts = begun.map((task) => {
+      const { id: taskId, attempt, kind, requestId, traceparent } = task;
+      return { userId, taskId, attempt, kind, begun: { requestId, traceparent, task: taskFacts(task) } };
+    });
     operation.afterCommit(() => successor?.take(attempts));
   }
 }

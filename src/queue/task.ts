@@ -5,10 +5,18 @@ import type { Channel } from '../adapters/redis.ts';
 import { DomainError, type ErrorCode } from '../errors.ts';
 import { Prisma } from '../generated/prisma/client.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
-import type { Operation, Origin, WriteOperation } from '../operation.ts';
+import type { Operation, WriteOperation } from '../operation.ts';
 import { occupiesAgent } from './kind.ts';
 import { abortRuns, givenTopic, wakeWorkers } from './signal.ts';
-import { type BegunTask, letBegin, type Successor, successorValues, tellStart } from './successor.ts';
+import {
+  type Beginning,
+  type BegunTask,
+  letBegin,
+  type Successor,
+  successorValues,
+  taskFacts,
+  tellStart,
+} from './successor.ts';
 
 /** A task as its worker holds it: only as long as the attempt is the newest may it write. */
 export interface Claim {
@@ -20,8 +28,8 @@ export interface Claim {
   onEnd?: (queued: number | null) => void;
   /** Who goes on with what the end of the attempt frees; the queue, when left out. */
   successor?: Successor;
-  /** Where the attempt began in the commit that added the task: what that commit came from. */
-  begun?: Origin;
+  /** Where the attempt began in the commit that added the task: what that commit came from, and what it said of the task. */
+  begun?: Beginning;
 }
 
 export interface NewTask {
@@ -199,7 +207,9 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     if (workerId !== null) {
       tellStart(operation, stored, agentBecameBusy);
     }
-    letStart(operation, workerId, { taskId: id, attempt, kind, begun: operation.origin });
+    // The news goes by way of Redis: it carries ids and no text.
+    const told = Object.keys(task.input ?? {}).length === 0 ? { task: taskFacts(stored) } : {};
+    letStart(operation, workerId, { taskId: id, attempt, kind, begun: { ...operation.origin, ...told } });
     return stored;
   }
   // A parent that ends right now must either be seen as ended here or see the link.

@@ -1,11 +1,12 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { LanguageModel } from '../adapters/llm.ts';
 import type { Log } from '../adapters/log.ts';
 import type { Metrics } from '../adapters/metrics.ts';
 import type { SpanOptions, Tracing } from '../adapters/trace.ts';
-import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ModelFor } from '../governor/caller.ts';
 import { createOperation, type Operation, type OperationResources, type Origin } from '../operation.ts';
-import type { Claim } from '../queue/task.ts';
+import { type TaskFacts, taskFacts } from '../queue/successor.ts';
+import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { failAttempt, findAttempt, type Opened, startAttempt } from '../services/attempt.ts';
 import type { DeltaPace } from './delta.ts';
 import { limitTokens } from './limited-model.ts';
@@ -36,7 +37,7 @@ export interface TaskRun {
   /** Acts as the task's user. */
   operation: Operation;
   claim: Claim;
-  task: TaskModel;
+  task: TaskFacts;
   progress: Progress;
   /** Fires when the attempt must end: cancelled, taken away, out of time, or the worker stops. */
   signal: AbortSignal;
@@ -68,16 +69,60 @@ export async function runTask(
       const traceparent = resources.tracing.traceparent() ?? parent;
       const operation = createOperation(resources, claim.userId, { requestId, traceparent });
       try {
-        const { task, remaining } = opened ?? (await findAttempt(operation.read, claim));
-        const signal = run.signalFor(remaining);
-        const progress = createProgress(operation, claim, task.sessionId);
-        const model = limitTokens(resources.model, operation);
-        await handler({ resources: { ...resources, log: run.log, model }, operation, claim, task, progress, signal });
+        const start = (task: TaskFacts, signal: AbortSignal, standing: Promise<unknown>): Promise<void> => {
+          const model = limitTokens(resources.model, operation, standing);
+          const progress = createProgress(operation, claim, task.sessionId);
+          return handler({
+            resources: { ...resources, log: run.log, model },
+            operation,
+            claim,
+            task,
+            progress,
+            signal,
+          });
+        };
+        const known = claim.begun?.task;
+        if (known === undefined) {
+          const { task, remaining } = opened ?? (await findAttempt(operation.read, claim));
+          await start(task, run.signalFor(remaining), Promise.resolve());
+        } else {
+          const { taskTimeout } = operation.read.terms;
+          await startKnown(operation, claim, known, (standing, gone) =>
+            start(known, AbortSignal.any([run.signalFor(taskTimeout), gone]), standing),
+          );
+        }
       } finally {
         await operation.close();
       }
     });
   });
+}
+
+/**
+ * Lets work begin on what is known of its task, and asks the table meanwhile whether it still stands so: both take one trip.
+ * Nobody outside is asked before the answer is there.
+ * @throws StaleAttemptError when it does not
+ */
+async function startKnown(
+  operation: Operation,
+  claim: Claim,
+  known: TaskFacts,
+  work: (standing: Promise<unknown>, gone: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const gone = new AbortController();
+  const standing = findAttempt(operation.read, claim).then(({ task }) => {
+    if (!isDeepStrictEqual(taskFacts(task), known)) {
+      throw new StaleAttemptError();
+    }
+  });
+  standing.catch((error: unknown) => gone.abort(error));
+  try {
+    await work(standing, gone.signal);
+  } catch (error) {
+    // What went wrong in a run that should not have gone on is no fault of its own.
+    await standing;
+    throw error;
+  }
 }
 
 /** Begins an attempt, unless it began with its task. */

@@ -1,8 +1,9 @@
 import type { ToolCall } from '../adapters/llm.ts';
 import { statement } from '../adapters/postgres.ts';
-import type { AgentModel, ApprovalModel, MessageModel, TaskModel } from '../generated/prisma/models.ts';
+import type { AgentModel, ApprovalModel, MessageModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { isUntouched } from '../queue/repeat.ts';
+import type { TaskFacts } from '../queue/successor.ts';
 import { type Claim, heldTask, StaleAttemptError } from '../queue/task.ts';
 import { lockCall, storeCallAnswer } from './agent-call.ts';
 import { approvalsOfTask, cancelApprovals } from './approval.ts';
@@ -16,7 +17,7 @@ import { insertTaskUse, recordTaskUse, valuesOfTaskUse } from './usage.ts';
 
 /** Everything that a run of an agent needs to know, read in one transaction. */
 export interface AgentRun {
-  task: TaskModel;
+  task: TaskFacts;
   agent: AgentModel;
   /** Whether the agent has documents to remember. */
   hasMemory: boolean;
@@ -84,7 +85,7 @@ const insertStepOfAttempt = statement<{ position: number }>(`
   SELECT $1, held.id, $3, $4, 'MODEL', $5, $6 FROM held RETURNING position`);
 
 /** Reads what the run of an agent's task needs. @throws StaleAttemptError when the agent or session is gone */
-export async function loadAgentRun(operation: ReadOperation, task: TaskModel): Promise<AgentRun> {
+export async function loadAgentRun(operation: ReadOperation, task: TaskFacts): Promise<AgentRun> {
   if (task.agentId === null || task.sessionId === null) {
     throw new StaleAttemptError();
   }
@@ -104,7 +105,7 @@ export async function loadAgentRun(operation: ReadOperation, task: TaskModel): P
 /** What earlier attempts at a task, or the run that it repeats, have done. */
 async function loadDone(
   operation: ReadOperation,
-  task: TaskModel,
+  task: TaskFacts,
 ): Promise<Pick<AgentRun, 'steps' | 'calls' | 'approvals'>> {
   const stored = await loadJournal(operation, task);
   return {
@@ -118,11 +119,11 @@ async function loadDone(
 }
 
 /** The model's answers for a task so far, in order. */
-export async function loadSteps(operation: ReadOperation, task: TaskModel): Promise<ModelStep[]> {
+export async function loadSteps(operation: ReadOperation, task: TaskFacts): Promise<ModelStep[]> {
   return modelSteps(await loadJournal(operation, task));
 }
 
-async function loadJournal(operation: ReadOperation, task: TaskModel): Promise<JournalEntry[]> {
+async function loadJournal(operation: ReadOperation, task: TaskFacts): Promise<JournalEntry[]> {
   return isUntouched(task) ? [] : operation.query(journal, [operation.userId, task.id]);
 }
 

@@ -1,6 +1,6 @@
 import { statement } from '../adapters/postgres.ts';
-import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ReadOperation } from '../operation.ts';
+import type { TaskFacts } from '../queue/successor.ts';
 import { callInput } from './agent-call.ts';
 
 /** What a plan, or another agent, wants of an agent. */
@@ -42,7 +42,7 @@ const answersOfPlan = statement<{ taskId: string; content: string | null }>(`
  * What a task of a plan is to do, with the results of the tasks before it, or what another agent asks; null for a task
  * that answers a message.
  */
-export async function loadAssignment(operation: ReadOperation, task: TaskModel): Promise<Assignment | null> {
+export async function loadAssignment(operation: ReadOperation, task: TaskFacts): Promise<Assignment | null> {
   const call = callInput(task);
   if (call !== null) {
     return { instruction: call.question, results: [], isQuestion: true };

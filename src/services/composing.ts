@@ -1,6 +1,7 @@
 import type { TaskState } from '../generated/prisma/enums.ts';
-import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
+import type { OrchestratorModel, PlanModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
+import type { TaskFacts } from '../queue/successor.ts';
 import { type Claim, StaleAttemptError } from '../queue/task.ts';
 import { addModelStep, loadSteps, type ModelStep, type NewModelStep } from './agent-run.ts';
 import { loadPlanResults } from './assignment.ts';
@@ -32,7 +33,7 @@ export interface PlanPart {
 }
 
 /** Reads what the run of a composing task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
-export async function loadComposing(operation: ReadOperation, task: TaskModel): Promise<Composing> {
+export async function loadComposing(operation: ReadOperation, task: TaskFacts): Promise<Composing> {
   if (task.planId === null || task.laneId === null) {
     throw new StaleAttemptError();
   }

@@ -3,10 +3,10 @@ import { v7 as uuidv7 } from 'uuid';
 import { statement } from '../adapters/postgres.ts';
 import { DomainError } from '../errors.ts';
 import type { ApprovalState, PlanState } from '../generated/prisma/enums.ts';
-import type { OrchestratorModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
+import type { OrchestratorModel, PlanModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { checkRoom, enqueueGraph, lockForGraph } from '../queue/graph.ts';
-import { type BegunTask, tellStarts } from '../queue/successor.ts';
+import { type BegunTask, type TaskFacts, tellStarts } from '../queue/successor.ts';
 import { type Claim, endAttempt, holdAttempt, StaleAttemptError } from '../queue/task.ts';
 import { type ModelOutput, recordModelUse } from './agent-run.ts';
 import { grantsOfSession } from './approval-grant.ts';
@@ -21,7 +21,7 @@ import { checkQuota } from './quota.ts';
 
 /** Everything that making a plan needs to know, read in one transaction. */
 export interface Planning {
-  task: TaskModel;
+  task: TaskFacts;
   plan: PlanModel;
   orchestrator: OrchestratorModel;
   team: PlanningMember[];
@@ -78,7 +78,7 @@ const letPlanGoOn = statement(`
   WHERE user_id = $1 AND id = $2`);
 
 /** Reads what the run of a planning task needs. @throws StaleAttemptError when the plan or its orchestrator is gone */
-export async function loadPlanning(operation: ReadOperation, task: TaskModel): Promise<Planning> {
+export async function loadPlanning(operation: ReadOperation, task: TaskFacts): Promise<Planning> {
   if (task.planId === null || task.laneId === null) {
     throw new StaleAttemptError();
   }

@@ -51,7 +51,7 @@ describe('a new task', () => {
     const worker = await addWorker(2);
     const task = await queue.enqueue(user, agent);
     expect(await queue.task(task)).toMatchObject({ state: 'RUNNING', attempt: 1, worker_id: worker.id });
-    const begun = { requestId: null, traceparent: null };
+    const begun = { requestId: null, traceparent: null, task: expect.objectContaining({ id: task, agentId: agent }) };
     expect(worker.given).toEqual([{ userId: user, taskId: task, attempt: 1, kind: 'AGENT_RUN', begun }]);
     expect(await openSlots(worker.id)).toBe(1);
     expect(await auditCounts(queue.database)).toEqual([]);
@@ -73,6 +73,13 @@ describe('a new task', () => {
     const { remaining } = await findAttempt(queue.operation(user).read, claim);
     expect(remaining).toBeGreaterThan(defaultTerms.taskTimeout - 60_000);
     expect(remaining).toBeLessThanOrEqual(defaultTerms.taskTimeout);
+  });
+
+  it('is told of by its ids: what it holds of texts is for its worker to read', async () => {
+    const worker = await addWorker(2);
+    await queue.enqueue(user, agent, { input: { question: 'a secret' } });
+    expect(JSON.stringify(worker.given)).not.toContain('secret');
+    expect(worker.given).toHaveLength(1);
   });
 
   it('tells nothing of its start where it is left to the queue', async () => {

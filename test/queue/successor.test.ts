@@ -51,7 +51,8 @@ describe('what the end of an attempt frees', () => {
     const worker = workerWith(1);
     await complete(parent, worker.successor);
     expect(await queue.task(child)).toMatchObject({ state: 'RUNNING', attempt: 1, worker_id: worker.workerId });
-    const begun = { requestId: null, traceparent: null };
+    const task = expect.objectContaining({ id: child, agentId: other, laneId: other, input: {} });
+    const begun = { requestId: null, traceparent: null, task };
     expect(worker.taken).toEqual([{ userId: user, taskId: child, attempt: 1, kind: 'AGENT_RUN', begun }]);
     expect(await auditCounts(queue.database)).toEqual([]);
     const [claim] = worker.taken as [Claim];

@@ -98,7 +98,7 @@ const read = () => transactions.filter(({ kind }) => kind === 'read').map(({ tri
 const end = [expect.stringMatching(/^/), 'COMMIT'];
 
 describe('what the worker asks of Postgres for a message to an agent', () => {
-  it('is six trips: one to find the task, one for all other reads, the end of the reads, and three to end the task', async () => {
+  it('is five trips: one for all that is read, the end of the reads, and three to end the task', async () => {
     await answer(agentId);
     expect(written()).toEqual([
       [['BEGIN', 'FROM queue.end_attempt'], ['UPDATE agents', 'INTO task_steps', 'UPDATE sessions'], end],
@@ -106,9 +106,11 @@ describe('what the worker asks of Postgres for a message to an agent', () => {
     const [reads] = read();
     expect(read()).toHaveLength(1);
     expect(reads?.at(-1)).toEqual(['COMMIT']);
-    expect(reads).toHaveLength(3);
-    expect(reads?.[0]).toHaveLength(2);
-    expect(reads?.[1]).toEqual([
+    expect(reads).toHaveLength(2);
+    expect(reads?.[0]).toEqual([
+      'BEGIN',
+      // Whether the task still stands as its worker was told, and until when it may run.
+      'FROM deadline_at',
       'FROM quotas',
       // The agent, with what was granted to it and whether it has a memory.
       'FROM approval_grants',
@@ -150,9 +152,9 @@ describe('what the worker asks of Postgres for a message to the team', () => {
       ['FROM quotas'],
       end,
     ]);
-    // Each finds its task first, which began with the message or with the end of another; the planner comes back for a plan that
-    // it made before.
-    expect(read().map((trips) => trips.length)).toEqual([4, ...ends.map(() => 3)]);
+    // Each knows its task, which began with the message or with the end of another; the planner comes back for a plan that it made
+    // before.
+    expect(read().map((trips) => trips.length)).toEqual([3, ...ends.map(() => 2)]);
     // Nothing else is written: no task is claimed or begun in a commit of its own, and the message told that it is planned.
     expect(written()).toHaveLength(ends.length + 1);
   });
