@@ -15,7 +15,7 @@ const fewestMessages = 20;
 /** Each sender sends this often at least: the first message finds nobody else at work yet. */
 const fewestEach = 2;
 /** Bursts before the first measurement of a mode: a service that runs for days has its connections and its code warm. */
-const warmUps = 8;
+const warmUps = 20;
 /** How many answers of the model a message takes one after the other: the plan, two tasks at once, the third, the team's answer. */
 const answersInRow: Readonly<Record<Mode, number>> = { direct: 1, orchestrated: 4 };
 

@@ -16,7 +16,6 @@ const lock = statement<{ id: string; waiting: number; limit: number }>(`
   WHERE user_id = $1
     AND (id = $2 OR id IN (SELECT lane_id FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[])))
   ORDER BY id FOR NO KEY UPDATE`);
-const running = statement<{ running: number }>(`SELECT running FROM lanes WHERE user_id = $1 AND id = $2`);
 
 /** Makes the lane of a new agent. It has the agent's id. */
 export async function addAgentLane(operation: WriteOperation, agentId: string, maxRunning: number): Promise<void> {
@@ -60,10 +59,4 @@ export function checkLaneRoom(lane: { waiting: number; limit: number }, field: s
   if (lane.waiting >= lane.limit) {
     throw queueFull(lane.limit, field);
   }
-}
-
-/** How many tasks of a lane run now; exact while the caller's transaction holds the lane. */
-export async function countRunning(operation: WriteOperation, laneId: string): Promise<number> {
-  const [lane] = await operation.query(running, [operation.userId, laneId]);
-  return lane?.running ?? 0;
 }

@@ -14,6 +14,7 @@ import {
   letBegin,
   type Successor,
   successorValues,
+  type TaskFacts,
   taskFacts,
   tellStart,
 } from './successor.ts';
@@ -26,6 +27,8 @@ export interface Claim {
   kind: string;
   /** Told of the commit that ends the attempt: how many tasks its user has queued then, null when that is not known. */
   onEnd?: (queued: number | null) => void;
+  /** What its worker knows of the task, so that what follows from its end need not wait for the answer that it has ended. */
+  task?: TaskFacts;
   /** Who goes on with what the end of the attempt frees; the queue, when left out. */
   successor?: Successor;
   /** Where the attempt began in the commit that added the task: what that commit came from, and what it said of the task. */
@@ -68,8 +71,6 @@ export interface EndedAttempt {
   sessionId: string | null;
   planId: string | null;
   answerId: string;
-  /** Tasks of the lane that still run. */
-  running: number | null;
   /** Tasks of the user that are queued now, those released by this end included; null when the task stands in no lane. */
   queued: number | null;
   /** Tasks that waited for this one last and are queued now. */
@@ -162,7 +163,7 @@ const link = statement(`
   INSERT INTO task_dependencies (user_id, task_id, parent_id, needs_success)
   SELECT $1, $2, id, $4 FROM tasks WHERE user_id = $1 AND id = ANY ($3::uuid[]) FOR KEY SHARE`);
 const end = statement<EndedAttempt & Record<string, unknown>>(`
-  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", running, queued, released, skipped, begun
+  SELECT agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", answer_id AS "answerId", queued, released, skipped, begun
   FROM queue.end_attempt($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10::float8 / 1000))`);
 const cancel = statement<CancelledTask & Record<string, unknown>>(`
   SELECT task_id AS "taskId", agent_id AS "agentId", session_id AS "sessionId", plan_id AS "planId", became

@@ -18,7 +18,7 @@ const shortestInterval = 40;
 /** And at most: text that comes four times a second still flows. */
 const longestInterval = 250;
 /** Pieces of all answers together: each costs its worker, Redis and the API some tenths of a millisecond. */
-const piecesPerSecond = 250;
+const piecesPerSecond = 150;
 
 /** Few answers hand on a piece every 40 ms; the more they are, the longer is each piece instead. */
 export function createDeltaPace(): DeltaPace {

@@ -75,7 +75,7 @@ export async function runTask(
           return handler({
             resources: { ...resources, log: run.log, model },
             operation,
-            claim,
+            claim: { ...claim, task },
             task,
             progress,
             signal,

@@ -4,15 +4,8 @@ import type { TaskModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
 import { occupiesAgent } from '../queue/kind.ts';
 import { type Failure, mostCrashes, retryDelay } from '../queue/retry.ts';
-import { tellStart, tellStarts } from '../queue/successor.ts';
-import {
-  type Claim,
-  type EndedAttempt,
-  endAttempt,
-  isRunningAttempt,
-  resumeTask,
-  StaleAttemptError,
-} from '../queue/task.ts';
+import { type TaskFacts, tellStart, tellStarts } from '../queue/successor.ts';
+import { type Claim, endAttempt, isRunningAttempt, resumeTask, StaleAttemptError } from '../queue/task.ts';
 import { settleAgent, type TaskEnd } from './agent-status.ts';
 import { cancelApprovals, countPendingApprovals, type NewApproval, requestApproval } from './approval.ts';
 import { settlePlans } from './plan-state.ts';
@@ -40,6 +33,9 @@ const sessionsOf = statement<{ taskId: string; sessionId: string | null }>(`
   SELECT id AS "taskId", session_id AS "sessionId" FROM tasks WHERE user_id = $1 AND id = ANY ($2::uuid[]) ORDER BY id`);
 const setProgress = statement<{ id: string }>(`
   UPDATE tasks SET progress = $4, progress_note = $5 WHERE ${isRunningAttempt} RETURNING id`);
+
+/** What those who end a task need to know of it. */
+export type EndingTask = Pick<TaskFacts, 'agentId' | 'sessionId' | 'planId' | 'answerId'>;
 
 /** A task whose attempt has begun, and the milliseconds that it may still run. */
 export interface Opened {
@@ -110,7 +106,8 @@ export async function saveProgress(
 }
 
 /**
- * Ends a task that is done, frees what waited for it, and settles its agent. All that follows from the end goes out at once.
+ * Ends a task that is done, frees what waited for it, and settles its agent. All that follows from the end goes out at once,
+ * and with the end itself where the worker knows its task: what an attempt sends that may no longer write is rolled back.
  * @param store writes the result in the same commit, before the task is told to be completed. What it does to the task's
  *   plan it must send without waiting for an answer.
  * @throws StaleAttemptError
@@ -118,22 +115,25 @@ export async function saveProgress(
 export async function completeAttempt(
   operation: WriteOperation,
   claim: Claim,
-  store: (operation: WriteOperation, ended: EndedAttempt) => Promise<unknown> = async () => undefined,
+  store: (operation: WriteOperation, task: EndingTask) => Promise<unknown> = async () => undefined,
 ): Promise<void> {
-  const ended = await endAttempt(operation, claim, { state: 'COMPLETED' });
-  const { planId, sessionId } = ended;
+  const ending = endAttempt(operation, claim, { state: 'COMPLETED' });
+  const task: EndingTask = claim.task ?? (await ending);
+  const { planId, sessionId } = task;
   await writeTogether(
     operation,
-    (write) => settle(write, claim, ended, 'completed'),
-    (write) => store(write, ended),
+    () => ending,
+    (write) => settle(write, claim, task, 'completed'),
+    (write) => store(write, task),
     async (write) => write.emit({ type: 'task_completed', sessionId, taskId: claim.taskId }),
-    // Open tasks are left but for one case: that its composing task was cancelled. Other kinds of tasks settle it themselves.
     async (write) => {
-      if (planId !== null && claim.kind === 'AGENT_RUN' && ended.released.length === 0) {
+      const { released, begun } = await ending;
+      // Open tasks are left but for one case: that its composing task was cancelled. Other kinds of tasks settle it themselves.
+      if (planId !== null && claim.kind === 'AGENT_RUN' && released.length === 0) {
         await settlePlans(write, [planId], 'CANCELLED');
       }
+      tellStarts(write, begun);
     },
-    async (write) => tellStarts(write, ended.begun),
   );
 }
 
@@ -235,8 +235,13 @@ export async function suspendAttempt(operation: WriteOperation, claim: Claim, wa
   return approvalIds;
 }
 
-async function settle(operation: WriteOperation, claim: Claim, ended: EndedAttempt, end: TaskEnd): Promise<void> {
-  if (ended.agentId !== null && occupiesAgent(claim.kind)) {
-    await settleAgent(operation, ended.agentId, ended.running ?? 0, end);
+async function settle(
+  operation: WriteOperation,
+  claim: Claim,
+  { agentId }: Pick<TaskFacts, 'agentId'>,
+  end: TaskEnd,
+): Promise<void> {
+  if (agentId !== null && occupiesAgent(claim.kind)) {
+    await settleAgent(operation, agentId, end);
   }
 }

@@ -3,7 +3,6 @@ import { DomainError, notFound } from '../errors.ts';
 import type { TaskState } from '../generated/prisma/enums.ts';
 import type { TaskModel } from '../generated/prisma/models.ts';
 import type { ReadOperation, WriteOperation } from '../operation.ts';
-import { countRunning } from '../queue/lane.ts';
 import { type CancelTarget, cancelTasks } from '../queue/task.ts';
 import { settleAgent } from './agent-status.ts';
 import { cancelApprovals } from './approval.ts';
@@ -117,7 +116,7 @@ export async function cancelAll(
   // Also a task that waits may have left its agent BUSY: when its worker died.
   const agentIds = new Set(cancelled.flatMap(({ agentId }) => (agentId === null ? [] : [agentId])));
   for (const agentId of [...agentIds].toSorted()) {
-    await settleAgent(operation, agentId, await countRunning(operation, agentId), 'cancelled');
+    await settleAgent(operation, agentId, 'cancelled');
   }
   await cancelApprovals(
     operation,

@@ -1,7 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { reserveLane } from '../../src/queue/lane.ts';
-import { type Claim, enqueueTask } from '../../src/queue/task.ts';
+import { type Claim, endAttempt, enqueueTask } from '../../src/queue/task.ts';
 import { completeAttempt, failAttempt } from '../../src/services/attempt.ts';
 import { cancelTask } from '../../src/services/task.ts';
 import { startTestQueue, type TestQueue } from './arrange.ts';
@@ -196,7 +196,7 @@ describe('parents that end at the same moment', () => {
           queue
             .operation(graph.user)
             .write((write) =>
-              completeAttempt(write, claim, async (_write, ended) => void released.push(...ended.released)),
+              endAttempt(write, claim, { state: 'COMPLETED' }).then((ended) => void released.push(...ended.released)),
             ),
         ),
       );

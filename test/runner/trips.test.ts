@@ -98,10 +98,10 @@ const read = () => transactions.filter(({ kind }) => kind === 'read').map(({ tri
 const end = [expect.stringMatching(/^/), 'COMMIT'];
 
 describe('what the worker asks of Postgres for a message to an agent', () => {
-  it('is five trips: one for all that is read, the end of the reads, and three to end the task', async () => {
+  it('is four trips: one for all that is read, the end of the reads, and two to end the task', async () => {
     await answer(agentId);
     expect(written()).toEqual([
-      [['BEGIN', 'FROM queue.end_attempt'], ['UPDATE agents', 'INTO task_steps', 'UPDATE sessions'], end],
+      [['BEGIN', 'FROM queue.end_attempt', 'UPDATE agents', 'INTO task_steps', 'UPDATE sessions'], end],
     ]);
     const [reads] = read();
     expect(read()).toHaveLength(1);
@@ -136,19 +136,24 @@ describe('what the worker asks of Postgres for a message to an agent', () => {
 });
 
 describe('what the worker asks of Postgres for a message to the team', () => {
-  it('is as little for each task of the plan, and five trips to store the plan', async () => {
+  it('is as little for each task of the plan, and four trips to store the plan', async () => {
     await answer(null, 'Compare three ways to learn Spanish and write a short summary.');
     const ends = written().filter(([first]) => first?.includes('FROM queue.end_attempt'));
     // The last of them composes the answer.
     expect(ends.length).toBeGreaterThan(1);
-    expect(ends.map((trips) => trips.length)).toEqual(ends.map(() => 3));
-    expect(ends.at(-1)?.[1]).toEqual(['INTO task_steps', 'UPDATE sessions', 'UPDATE plans']);
+    expect(ends.map((trips) => trips.length)).toEqual(ends.map(() => 2));
+    expect(ends.at(-1)?.[0]?.slice(2)).toEqual(['INTO task_steps', 'UPDATE sessions', 'UPDATE plans']);
     const [planned] = written().filter(([first]) => first?.includes('FROM queue.lock_for_end'));
     expect(planned).toEqual([
       ['BEGIN', 'FROM queue.lock_for_end', 'FROM lanes'],
-      ['FROM queue.end_attempt'],
       // The tasks come as one list.
-      expect.arrayContaining(['FROM jsonb_to_recordset', 'INTO task_dependencies', 'UPDATE plans', 'INTO model_usage']),
+      expect.arrayContaining([
+        'FROM queue.end_attempt',
+        'FROM jsonb_to_recordset',
+        'INTO task_dependencies',
+        'UPDATE plans',
+        'INTO model_usage',
+      ]),
       ['FROM quotas'],
       end,
     ]);
