@@ -211,6 +211,10 @@ async function proceed(
   }
   const lanes = Map.groupBy(graph.tasks, (node) => node.agentId);
   const wanted = new Map([...lanes].map(([lane, nodes]) => [lane, nodes.length]));
+  const ids = new Map(graph.tasks.map((node) => [node.key, uuidv7()]));
+  const tasks = taskGraph(plan, task, orchestrator.id, { nodes: graph.tasks, ids, done: new Map() });
+  let begun: readonly BegunTask[] = [];
+  // One trip: what turns out to be forbidden is rolled back with all that was sent behind it.
   await writeTogether(
     operation,
     (write) => lockForGraph(write, [orchestrator.id, ...lanes.keys()], task.id),
@@ -220,22 +224,20 @@ async function proceed(
         throw new DomainError('NOT_FOUND', 'An agent of the plan was deleted.');
       }
     },
-  );
-  const ids = new Map(graph.tasks.map((node) => [node.key, uuidv7()]));
-  const tasks = taskGraph(plan, task, orchestrator.id, { nodes: graph.tasks, ids, done: new Map() });
-  let begun: readonly BegunTask[] = [];
-  await completeAttempt(operation, claim, (write) =>
-    writeTogether(
-      write,
-      async (each) => {
-        begun = await enqueueGraph(each, tasks, claim.successor);
-      },
-      (each) => store(each, 'RUNNING'),
-      async (each) => each.emit({ type: 'task_plan_created', sessionId, planId: plan.id, fallbackReason }),
-    ),
+    (write) =>
+      completeAttempt(write, claim, (each) =>
+        writeTogether(
+          each,
+          async (inner) => {
+            begun = await enqueueGraph(inner, tasks, claim.successor);
+          },
+          (inner) => store(inner, 'RUNNING'),
+          async (inner) => inner.emit({ type: 'task_plan_created', sessionId, planId: plan.id, fallbackReason }),
+          (inner) => checkQuota(inner, 'CONCURRENT_TASKS'),
+        ),
+      ),
   );
   tellStarts(operation, begun);
-  await checkQuota(operation, 'CONCURRENT_TASKS');
 }
 
 async function declinePlan(
