@@ -90,8 +90,8 @@ describe('deltas', () => {
 
   it.each([
     ['one answer', 1, 40],
-    ['ten answers', 10, 40],
-    ['25 answers', 25, 100],
+    ['six answers', 6, 40],
+    ['15 answers', 15, 100],
     ['a thousand answers', 1_000, 250],
   ])('wait longer, the more answers are written at once: %s', (_case, writers, interval) => {
     const pace = createDeltaPace();
