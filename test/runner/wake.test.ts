@@ -56,16 +56,22 @@ function countClaims(): () => number {
   return () => query.mock.calls.filter((given: unknown[]) => JSON.stringify(given[0]).includes('queue.claim(')).length;
 }
 
+/** Counts wake-ups from now on. */
+async function countWakeUps(): Promise<() => number> {
+  let wakeUps = 0;
+  await queue.resources.channel.subscribe(wakeTopic, () => {
+    wakeUps += 1;
+  });
+  return () => wakeUps;
+}
+
 describe('a worker at the end of an attempt', () => {
   it('looks for more by itself, and wakes nobody', async () => {
     const ids = await queue.addTasks(user, [await queue.addAgent(user, { maxRunning: 1 })], 3);
-    let wakeUps = 0;
-    await queue.resources.channel.subscribe(wakeTopic, () => {
-      wakeUps += 1;
-    });
+    const wakeUps = await countWakeUps();
     await work(complete);
     await reach(ids, 'COMPLETED');
-    expect(wakeUps).toBe(0);
+    expect(wakeUps()).toBe(0);
   });
 
   const oneAgent = async () => queue.addTasks(user, [await queue.addAgent(user, { maxRunning: 1 })], 2);
@@ -149,24 +155,18 @@ describe('a worker at the end of an attempt', () => {
   it('goes on with what waited for it alone, and neither looks for it nor wakes anybody', async () => {
     const { ids, release } = await family(5, 2);
     const claims = countClaims();
-    let wakeUps = 0;
-    await queue.resources.channel.subscribe(wakeTopic, () => {
-      wakeUps += 1;
-    });
+    const wakeUps = await countWakeUps();
     release();
     await reach(ids, 'COMPLETED');
-    expect([claims(), wakeUps]).toEqual([0, 0]);
+    expect([claims(), wakeUps()]).toEqual([0, 0]);
   });
 
   it('wakes the others for what it has no slot for', async () => {
     const { ids, release } = await family(2, 3);
-    let wakeUps = 0;
-    await queue.resources.channel.subscribe(wakeTopic, () => {
-      wakeUps += 1;
-    });
+    const wakeUps = await countWakeUps();
     release();
     await reach(ids, 'COMPLETED');
-    expect(wakeUps).toBeGreaterThan(0);
+    expect(wakeUps()).toBeGreaterThan(0);
   });
 
   it('wakes the others when it is about to stop: what may run now is theirs, while it still runs something else', async () => {
