@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers';
-import { setTimeout } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout } from 'node:timers/promises';
 import DataLoader from 'dataloader';
 import type { Clock } from './adapters/clock.ts';
 import { type Database, type Statement, sqlState, type Transaction } from './adapters/postgres.ts';
@@ -218,6 +218,10 @@ async function runWrite<Result>(
       publishEvents(resources.channel, userId, stored);
       for (const hook of hooks) {
         hook(resources.channel, async (later) => (await runWrite(resources, userId, origin, later)).result);
+      }
+      if (hooks.length > 0) {
+        // What others wait for leaves this process before its own work goes on.
+        await nextTurn();
       }
       return { result, kept };
     } catch (error) {

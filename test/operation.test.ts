@@ -122,6 +122,16 @@ describe('a write that commits with its last statement', () => {
     expect((await queue.events(userId)).map(({ type }) => type)).toEqual(['task_skipped']);
   });
 
+  it('goes on when what its hooks send at the end of their turn has left', async () => {
+    const order: string[] = [];
+    await operation.write(async (write) => {
+      await write.query(instruct, [userId, 'once more']);
+      write.afterCommit(() => void setImmediate(() => order.push('sent')));
+    });
+    order.push('went on');
+    expect(order).toEqual(['sent', 'went on']);
+  });
+
   it('stores nothing when the statement fails, and reports its fault', async () => {
     const failing = statement(`UPDATE agents SET instructions = (1 / $2::int)::text WHERE user_id = $1`);
     const before = await instructions();

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers';
 import { DomainError } from '../errors.ts';
 import type { BudgetEngine } from './engine.ts';
 import type { Candidate } from './share.ts';
@@ -49,6 +50,8 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
   const counts = new Map<string, number>();
   let asking = false;
   let timer: NodeJS.Timeout | null = null;
+  /** Whether a question goes out at the end of this turn of the loop. A timer would take a millisecond at least. */
+  let asksSoon = false;
 
   const remove = (waiter: Waiter): boolean => {
     if (!waiters.delete(waiter)) {
@@ -78,6 +81,7 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
   };
   const ask = async (): Promise<void> => {
     asking = true;
+    asksSoon = false;
     timer = null;
     const asked = choose();
     const askedAt = performance.now();
@@ -102,9 +106,22 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
       schedule(next);
     }
   };
+  const askSoon = (): void => {
+    clearTimeout(timer ?? undefined);
+    timer = null;
+    if (!asksSoon) {
+      asksSoon = true;
+      setImmediate(() => void ask());
+    }
+  };
   const schedule = (wait: number): void => {
-    if (waiters.size > 0 && timer === null) {
-      timer = setTimeout(() => void ask(), wait);
+    if (waiters.size === 0) {
+      return;
+    }
+    if (wait <= 0) {
+      askSoon();
+    } else {
+      timer ??= setTimeout(() => void ask(), wait);
     }
   };
 
@@ -146,10 +163,7 @@ export function createLine({ engine, waitTimeout, maxWaiting, maxWaitingPerUser 
         counts.set(candidate.userId, ofUser + 1);
         if (!asking && (timer === null || ofUser === 0)) {
           // Who comes anew may be the next: the question is not put off, but those of one turn of the loop go together.
-          if (timer !== null) {
-            clearTimeout(timer);
-          }
-          timer = setTimeout(() => void ask(), 0);
+          askSoon();
         }
       }),
   };
