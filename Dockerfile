@@ -29,5 +29,6 @@ COPY package.json ./
 # By number, so that an orchestrator can see that it is not root. Nothing here belongs to it: it writes no files.
 USER 1000:1000
 EXPOSE 4000 9464
-ENTRYPOINT ["node"]
+# As `npm run serve:api` has them; docs/operation.md says why.
+ENTRYPOINT ["node", "--no-memory-reducer", "--initial-old-space-size=256"]
 CMD ["src/server.ts"]

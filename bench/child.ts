@@ -1,5 +1,6 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 
 /** What a child process offers to the benchmark that started it. */
@@ -32,6 +33,7 @@ const stopDeadline = 10_000;
 /** Starts a script that calls `runChild`, and waits until it is ready. @throws Error when it won't start */
 export async function startChild<Ready>(script: URL, settings: unknown): Promise<Child<Ready>> {
   const child = fork(fileURLToPath(script), [], {
+    execArgv: await serviceFlags(),
     env: { ...process.env, NODE_ENV: 'production' },
     // Standard output is the report's alone.
     stdio: ['ignore', 2, 2, 'ipc'],
@@ -90,6 +92,14 @@ export async function startChild<Ready>(script: URL, settings: unknown): Promise
     await stop();
     throw error;
   }
+}
+
+/** What the service's processes tell Node.js: all children run under the same conditions, and as they run elsewhere. */
+async function serviceFlags(): Promise<string[]> {
+  const { scripts } = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8')) as {
+    scripts: Record<string, string>;
+  };
+  return (scripts['serve:api'] ?? '').split(' ').slice(1, -1);
 }
 
 /** The child's side: builds its part when asked to start, answers its commands, and ends when the parent lets go. */

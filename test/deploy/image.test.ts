@@ -22,6 +22,14 @@ describe('the image', () => {
     expect([...new Set(packages)].filter((name) => !(name in dependencies))).toEqual([]);
   });
 
+  it.each(['api', 'worker'])('tells Node.js what `npm run serve:%s` tells it', async (name) => {
+    const { scripts } = JSON.parse(await readFile('package.json', 'utf8')) as { scripts: Record<string, string> };
+    const [, entrypoint = '[]'] = /^ENTRYPOINT (.+)$/m.exec(await readFile('Dockerfile', 'utf8')) ?? [];
+    const flags = scripts[`serve:${name}`]?.split(' ').slice(0, -1);
+    expect(flags?.length).toBeGreaterThan(1);
+    expect(JSON.parse(entrypoint)).toEqual(flags);
+  });
+
   it('is built from what .dockerignore lets through', async () => {
     const allowed = (await readFile('.dockerignore', 'utf8'))
       .split('\n')
