@@ -74,6 +74,11 @@ export interface Operation {
   write<Result>(work: (operation: WriteOperation) => Promise<Result>): Promise<Result>;
   /** What is read from now on sees everything that is committed by now. */
   refresh(): void;
+  /**
+   * Says that the reads under way are the last of their transaction: its end travels behind them, so that both take one trip.
+   * What is read later begins another transaction.
+   */
+  endReads(): void;
   /** Ends the read transaction. A statement under way is let finish; later ones are refused. */
   close(): Promise<void>;
 }
@@ -115,7 +120,7 @@ export function createOperation(resources: OperationResources, userId: string, o
     clock: resources.clock,
     terms: resources.terms ?? defaultTerms,
     query: (prepared, values) => shared.run((transaction) => transaction.query(prepared, values)),
-    prisma: (work) => shared.run(async (transaction) => work(await transaction.prisma())),
+    prisma: (work) => shared.run(async (transaction) => work(await transaction.prisma()), true),
     load: (batch, key, cacheKey) => loadBatched(read, shared.loaders, batch, key, cacheKey),
   };
   return {
@@ -131,6 +136,7 @@ export function createOperation(resources: OperationResources, userId: string, o
       return result;
     },
     refresh: () => shared.refresh(),
+    endReads: () => shared.endBehind(),
     close: () => shared.close(),
   };
 }
@@ -272,6 +278,8 @@ interface OpenRead {
   transaction: Promise<Transaction>;
   active: number;
   failed: boolean;
+  /** Whether Prisma reads in it, which sends one statement after the other. */
+  isStepwise: boolean;
 }
 
 class SharedRead {
@@ -286,8 +294,8 @@ class SharedRead {
     this.userId = userId;
   }
 
-  async run<Result>(work: (transaction: Transaction) => Promise<Result>): Promise<Result> {
-    const first = this.enter();
+  async run<Result>(work: (transaction: Transaction) => Promise<Result>, isStepwise = false): Promise<Result> {
+    const first = this.enter(isStepwise);
     try {
       return await this.use(first, work);
     } catch (error) {
@@ -295,7 +303,7 @@ class SharedRead {
       if (sqlState(error) !== failedTransactionState) {
         throw error;
       }
-      return await this.use(this.enter(), work);
+      return await this.use(this.enter(isStepwise), work);
     }
   }
 
@@ -309,6 +317,18 @@ class SharedRead {
     }
   }
 
+  /** Ends the transaction behind the statements that are under way, without waiting for them. */
+  endBehind(): void {
+    const open = this.current;
+    if (open === null || open.isStepwise) {
+      return;
+    }
+    this.current = null;
+    this.loaders = new Map();
+    // Those who read have waited for the transaction longer, so that they send first.
+    void end(open);
+  }
+
   async close(): Promise<void> {
     this.closed = true;
     const previous = this.current;
@@ -318,12 +338,18 @@ class SharedRead {
     }
   }
 
-  private enter(): OpenRead {
+  private enter(isStepwise: boolean): OpenRead {
     if (this.closed) {
       throw new OperationClosedError();
     }
-    this.current ??= { transaction: this.database.begin('read', this.userId), active: 0, failed: false };
+    this.current ??= {
+      transaction: this.database.begin('read', this.userId),
+      active: 0,
+      failed: false,
+      isStepwise: false,
+    };
     this.current.active += 1;
+    this.current.isStepwise ||= isStepwise;
     return this.current;
   }
 

@@ -20,6 +20,8 @@ afterAll(async () => {
 });
 
 const countAgents = statement<{ agents: number }>(`SELECT count(*)::int AS agents FROM agents WHERE user_id = $1`);
+const countSlowly = statement<{ agents: number }>(`
+  SELECT count(*)::int AS agents FROM agents, (SELECT pg_sleep(0.3)) AS pause WHERE user_id = $1`);
 const count = async () => (await operation.read.query(countAgents, [userId]))[0]?.agents;
 
 /** Keeps the shared read transaction open until told otherwise. */
@@ -53,6 +55,24 @@ describe('reads of one operation', () => {
     await queue.addAgent(userId);
     operation.refresh();
     expect(await count()).toBe(before + 1);
+    await release();
+  });
+
+  it('are answered though they are told to be the last, and later ones see what was committed since', async () => {
+    const before = Number(await count());
+    const counting = [operation.read.query(countSlowly, [userId]), operation.read.query(countAgents, [userId])];
+    operation.endReads();
+    await queue.addAgent(userId);
+    expect(await count()).toBe(before + 1);
+    expect((await Promise.all(counting)).flat()).toEqual([{ agents: before }, { agents: before }]);
+  });
+
+  it('are not ended while Prisma reads, which sends one statement after the other', async () => {
+    const release = await holdRead();
+    const before = await count();
+    operation.endReads();
+    await queue.addAgent(userId);
+    expect(await count()).toBe(before);
     await release();
   });
 

@@ -11,6 +11,8 @@ export interface DeltaPace {
   enter(): () => void;
   /** Milliseconds that the text of each may wait for more. */
   interval(): number;
+  /** Calls back once, at the beat that is next to an interval from now; the returned function prevents that. */
+  rest(wake: () => void): () => void;
 }
 
 /** Milliseconds that text waits for more at least: below what an eye notices, far fewer messages than tokens. */
@@ -19,10 +21,32 @@ const shortestInterval = 40;
 const longestInterval = 250;
 /** Pieces of all answers together: each costs its worker, Redis and the API some tenths of a millisecond. */
 const piecesPerSecond = 150;
+/** Milliseconds between two beats. What goes out at the same one leaves the process as one packet. */
+const beat = shortestInterval;
 
 /** Few answers hand on a piece every 40 ms; the more they are, the longer is each piece instead. */
 export function createDeltaPace(): DeltaPace {
   let writers = 0;
+  const resting = new Map<() => void, number>();
+  let timer: NodeJS.Timeout | null = null;
+  const interval = (): number =>
+    Math.min(longestInterval, Math.max(shortestInterval, (writers * 1_000) / piecesPerSecond));
+  const strike = (): void => {
+    timer = null;
+    const latest = performance.now() + beat / 2;
+    for (const [wake, at] of [...resting]) {
+      if (at <= latest) {
+        resting.delete(wake);
+        wake();
+      }
+    }
+    waitForBeat();
+  };
+  const waitForBeat = (): void => {
+    if (resting.size > 0) {
+      timer ??= setTimeout(strike, beat);
+    }
+  };
   return {
     enter: () => {
       let isIn = true;
@@ -32,16 +56,21 @@ export function createDeltaPace(): DeltaPace {
         isIn = false;
       };
     },
-    interval: () => Math.min(longestInterval, Math.max(shortestInterval, (writers * 1_000) / piecesPerSecond)),
+    interval,
+    rest: (wake) => {
+      resting.set(wake, performance.now() + interval());
+      waitForBeat();
+      return () => void resting.delete(wake);
+    },
   };
 }
 
-/** The first piece goes out at once; later ones as the pace has it. */
+/** The first piece goes out at once; later ones as the pace has it, and at once behind a silence. */
 export function createDeltaWriter(pace: DeltaPace, send: (offset: number, text: string) => void): DeltaWriter {
   const leave = pace.enter();
   let offset = 0;
   let waiting = '';
-  let timer: NodeJS.Timeout | null = null;
+  let stopResting: (() => void) | null = null;
 
   const flush = (last = false): void => {
     // Half of a surrogate pair waits for its other half: alone it is no text.
@@ -52,21 +81,22 @@ export function createDeltaWriter(pace: DeltaPace, send: (offset: number, text: 
       waiting = waiting.slice(length);
     }
   };
+  const handOn = (): void => {
+    stopResting = null;
+    if (waiting !== '') {
+      flush();
+      stopResting = pace.rest(handOn);
+    }
+  };
   return {
     write: (text) => {
       waiting += text;
-      if (timer === null) {
-        flush();
-        timer = setTimeout(() => {
-          timer = null;
-          flush();
-        }, pace.interval());
+      if (stopResting === null) {
+        handOn();
       }
     },
     end: () => {
-      if (timer !== null) {
-        clearTimeout(timer);
-      }
+      stopResting?.();
       leave();
       flush(true);
     },

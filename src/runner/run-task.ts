@@ -117,7 +117,10 @@ async function startKnown(
   });
   standing.catch((error: unknown) => gone.abort(error));
   try {
-    await work(standing, gone.signal);
+    const working = work(standing, gone.signal);
+    // It has asked for all that it can ask for at once.
+    operation.endReads();
+    await working;
   } catch (error) {
     // What went wrong in a run that should not have gone on is no fault of its own.
     await standing;

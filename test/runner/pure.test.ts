@@ -76,6 +76,44 @@ describe('deltas', () => {
     ]);
   });
 
+  it('send no more often when text keeps coming, and at once behind a silence', () => {
+    const writer = createDeltaWriter(createDeltaPace(), (offset, text) => sent.push([offset, text]));
+    for (const word of ['a', 'b', 'c', 'd', 'e']) {
+      writer.write(word);
+      vi.advanceTimersByTime(25);
+    }
+    expect(sent).toEqual([
+      [0, 'a'],
+      [1, 'b'],
+      [2, 'cd'],
+      [4, 'e'],
+    ]);
+    vi.advanceTimersByTime(1_000);
+    writer.write('f');
+    expect(sent.at(-1)).toEqual([5, 'f']);
+  });
+
+  it('send what many answers have at the same beat', () => {
+    const pace = createDeltaPace();
+    const times: number[] = [];
+    const writers = Array.from({ length: 15 }, () => createDeltaWriter(pace, () => times.push(performance.now())));
+    for (const writer of writers) {
+      writer.write('begun');
+      vi.advanceTimersByTime(7);
+    }
+    times.splice(0);
+    for (let round = 0; round < 40; round += 1) {
+      for (const writer of writers) {
+        writer.write('more');
+      }
+      vi.advanceTimersByTime(25);
+    }
+    const beats = new Set(times);
+    expect(times.length / writers.length).toBeGreaterThanOrEqual(1_000 / 140);
+    expect(times.length / writers.length).toBeLessThanOrEqual(1_000 / 80 + 1);
+    expect(beats.size).toBeLessThanOrEqual(1_000 / 40 + 1);
+  });
+
   it('send what is left at the end, and nothing after it', () => {
     const writer = createDeltaWriter(createDeltaPace(), (offset, text) => sent.push([offset, text]));
     writer.write('a');
@@ -91,15 +129,15 @@ describe('deltas', () => {
   it.each([
     ['one answer', 1, 40],
     ['six answers', 6, 40],
-    ['15 answers', 15, 100],
-    ['a thousand answers', 1_000, 250],
-  ])('wait longer, the more answers are written at once: %s', (_case, writers, interval) => {
+    ['15 answers, 100 ms', 15, 80],
+    ['a thousand answers, 250 ms', 1_000, 240],
+  ])('wait for a later beat, the more answers are written at once: %s', (_case, writers, until) => {
     const pace = createDeltaPace();
     const leave = Array.from({ length: writers - 1 }, () => pace.enter());
     const writer = createDeltaWriter(pace, (offset, text) => sent.push([offset, text]));
     writer.write('a');
     writer.write('b');
-    vi.advanceTimersByTime(interval - 1);
+    vi.advanceTimersByTime(until - 1);
     expect(sent).toHaveLength(1);
     vi.advanceTimersByTime(1);
     expect(sent).toHaveLength(2);
