@@ -107,22 +107,36 @@ export class StaleAttemptError extends Error {
   }
 }
 
+/**
+ * Selects the place that the transaction has taken in a session of the user $1. A row that it has not changed itself gives none:
+ * so statements may be sent behind the one that takes the turn before anybody knows whether there was one to take.
+ */
+export function takenTurn(sessionId: string): string {
+  return `SELECT message_count AS place FROM sessions
+    WHERE user_id = $1 AND id = ${sessionId} AND xmin = pg_current_xact_id_if_assigned()::xid`;
+}
+
 /** What stands in the columns of a task that was given to a worker at once, and in those of one that was not. */
 const given = `
   (CASE WHEN worker.id IS NULL THEN 'QUEUED' ELSE 'RUNNING' END)::task_state, (worker.id IS NOT NULL)::integer, worker.id,
   CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() END`;
-/** A task that is given to a worker begins in the same commit, with its agent: the worker has to store nothing first. */
-const insert = statement<TaskModel & { agentBecameBusy: boolean } & Record<string, unknown>>(`
-  WITH worker AS MATERIALIZED (
-    SELECT CASE WHEN $13::text IS NOT NULL AND ($7::integer IS NULL OR NOT EXISTS (
+/**
+ * A task that is given to a worker begins in the same commit, with its agent: the worker has to store nothing first.
+ * @param turn selects its place in the session; without a row nothing is added
+ */
+const insertAt = (turn: string) =>
+  statement<TaskModel & { agentBecameBusy: boolean } & Record<string, unknown>>(`
+  WITH turn AS MATERIALIZED (${turn}), worker AS MATERIALIZED (
+    SELECT turn.place, CASE WHEN $13::text IS NOT NULL AND (turn.place IS NULL OR NOT EXISTS (
       SELECT FROM tasks
-      WHERE user_id = $1 AND session_id = $5 AND session_order < $7
+      WHERE user_id = $1 AND session_id = $5 AND session_order < turn.place
         AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING')
     )) THEN queue.take_worker($3, $2, $13) END AS id
+    FROM turn
   ), added AS (
     INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
       plan_id, id, state, attempt, worker_id, started_at, deadline_at)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, ${given},
+    SELECT $1, $2, $3, $4, $5, $6, worker.place, $8, $9, $10, $11, $12, ${given},
       CASE WHEN worker.id IS NOT NULL THEN clock_timestamp() + make_interval(secs => $14::float8 / 1000) END
     FROM worker
     RETURNING ${columns}
@@ -132,6 +146,8 @@ const insert = statement<TaskModel & { agentBecameBusy: boolean } & Record<strin
     RETURNING agents.id
   )
   SELECT added.*, EXISTS (SELECT FROM occupied) AS "agentBecameBusy" FROM added`);
+const insert = insertAt('SELECT $7::integer AS place');
+const insertInTurn = insertAt(`${takenTurn('$5')} AND $7::integer IS NULL`);
 const insertBelow = statement<TaskModel & Record<string, unknown>>(`
   INSERT INTO tasks (user_id, kind, lane_id, agent_id, session_id, message_id, session_order, input, request_id, traceparent,
     plan_id, id, state, finished_at)
@@ -182,40 +198,17 @@ const hold = statement<{ id: string }>(heldTask);
  * @returns the task as it was stored
  */
 export async function enqueueTask(operation: WriteOperation, task: NewTask): Promise<TaskModel> {
-  const { id = uuidv7(), parentIds: parents = [], needsSuccess = true } = task;
-  const values = [
-    operation.userId,
-    task.kind,
-    task.laneId,
-    task.agentId,
-    task.sessionId,
-    task.messageId,
-    task.sessionOrder,
-    JSON.stringify(task.input ?? {}),
-    operation.origin.requestId,
-    operation.origin.traceparent,
-    task.planId ?? null,
-    id,
-  ];
+  const { parentIds: parents = [], needsSuccess = true } = task;
   if (parents.length === 0) {
-    const more = [operation.reach, operation.terms.taskTimeout, occupiesAgent(task.kind) ? task.agentId : null];
-    const [added] = await operation.query(insert, [...values, ...more]);
-    if (added === undefined) {
+    const added = await addTask(operation, insert, task);
+    if (added === null) {
       throw new Error('the task was not stored');
     }
-    const { agentBecameBusy, ...stored } = added;
-    const { attempt, kind, workerId } = stored;
-    if (workerId !== null) {
-      tellStart(operation, stored, agentBecameBusy);
-    }
-    // The news goes by way of Redis: it carries ids and no text.
-    const told = Object.keys(task.input ?? {}).length === 0 ? { task: taskFacts(stored) } : {};
-    letStart(operation, workerId, { taskId: id, attempt, kind, begun: { ...operation.origin, ...told } });
-    return stored;
+    return added;
   }
   // A parent that ends right now must either be seen as ended here or see the link.
   await lockTaskLanes(operation, parents);
-  const [row] = await operation.query(insertBelow, [...values, parents, needsSuccess]);
+  const [row] = await operation.query(insertBelow, [...valuesOf(operation, task), parents, needsSuccess]);
   if (row === undefined) {
     throw new Error('the task was not stored');
   }
@@ -227,6 +220,41 @@ export async function enqueueTask(operation: WriteOperation, task: NewTask): Pro
     operation.afterCommit(wakeWorkers);
   }
   return row;
+}
+
+/**
+ * Adds a task as `enqueueTask` does, in the turn that the caller's transaction has taken in the task's session.
+ * @returns null when it has taken none: nothing is added then
+ */
+export function enqueueInTurn(
+  operation: WriteOperation,
+  task: Omit<NewTask, 'sessionOrder' | 'parentIds' | 'needsSuccess'>,
+): Promise<TaskModel | null> {
+  return addTask(operation, insertInTurn, { ...task, sessionOrder: null });
+}
+
+async function addTask(operation: WriteOperation, into: typeof insert, task: NewTask): Promise<TaskModel | null> {
+  const more = [operation.reach, operation.terms.taskTimeout, occupiesAgent(task.kind) ? task.agentId : null];
+  const [added] = await operation.query(into, [...valuesOf(operation, task), ...more]);
+  if (added === undefined) {
+    return null;
+  }
+  const { agentBecameBusy, ...stored } = added;
+  const { id: taskId, attempt, kind, workerId } = stored;
+  if (workerId !== null) {
+    tellStart(operation, stored, agentBecameBusy);
+  }
+  // The news goes by way of Redis: it carries ids and no text.
+  const told = Object.keys(task.input ?? {}).length === 0 ? { task: taskFacts(stored) } : {};
+  letStart(operation, workerId, { taskId, attempt, kind, begun: { ...operation.origin, ...told } });
+  return stored;
+}
+
+function valuesOf({ userId, origin }: WriteOperation, task: NewTask): unknown[] {
+  const input = JSON.stringify(task.input ?? {});
+  const { kind, laneId, agentId, sessionId, messageId, sessionOrder, planId = null, id = uuidv7() } = task;
+  const { requestId, traceparent } = origin;
+  return [userId, kind, laneId, agentId, sessionId, messageId, sessionOrder, input, requestId, traceparent, planId, id];
 }
 
 /**

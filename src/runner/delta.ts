@@ -28,11 +28,11 @@ const beat = shortestInterval;
 export function createDeltaPace(): DeltaPace {
   let writers = 0;
   const resting = new Map<() => void, number>();
-  let timer: NodeJS.Timeout | null = null;
+  let isBeating = false;
   const interval = (): number =>
     Math.min(longestInterval, Math.max(shortestInterval, (writers * 1_000) / piecesPerSecond));
   const strike = (): void => {
-    timer = null;
+    isBeating = false;
     const latest = performance.now() + beat / 2;
     for (const [wake, at] of [...resting]) {
       if (at <= latest) {
@@ -43,8 +43,9 @@ export function createDeltaPace(): DeltaPace {
     waitForBeat();
   };
   const waitForBeat = (): void => {
-    if (resting.size > 0) {
-      timer ??= setTimeout(strike, beat);
+    if (resting.size > 0 && !isBeating) {
+      isBeating = true;
+      setTimeout(strike, beat);
     }
   };
   return {

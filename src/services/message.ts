@@ -4,7 +4,7 @@ import { badInput, DomainError, notFound } from '../errors.ts';
 import type { BusyPolicy } from '../generated/prisma/enums.ts';
 import type { MessageModel } from '../generated/prisma/models.ts';
 import { type ReadOperation, type WriteOperation, writeTogether } from '../operation.ts';
-import { enqueueTask } from '../queue/task.ts';
+import { enqueueInTurn, takenTurn } from '../queue/task.ts';
 import { orchestratorOfTeam } from './orchestrator.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
 import { addPlan } from './plan.ts';
@@ -12,7 +12,7 @@ import { checkQuotasOfMessage } from './quota.ts';
 import { sessionUsed } from './session.ts';
 import { rowsById, tables } from './table.ts';
 import { keepTask } from './task.ts';
-import { takeTurn } from './turn.ts';
+import { interruptForTurn, takeTurn } from './turn.ts';
 
 export interface SendMessageInput {
   sessionId: string;
@@ -40,7 +40,7 @@ const loadSessionMessages = childPages(messageList, 'session_id');
 
 const insert = statement<MessageModel & Record<string, unknown>>(`
   INSERT INTO messages (user_id, id, session_id, position, role, content, plan_id)
-  VALUES ($1, $2, $3, $4, 'USER', $5, $6) RETURNING ${tables.message.columns}`);
+  SELECT $1, $2, $3, turn.place, 'USER', $4, $5 FROM (${takenTurn('$3')}) AS turn RETURNING ${tables.message.columns}`);
 // The session's row stays locked, so that places follow the order of commits.
 const insertAnswer = statement<{ position: number }>(`
   WITH place AS (
@@ -74,65 +74,70 @@ export async function sendMessage(operation: WriteOperation, input: SendMessageI
   const { sessionId, content } = input;
   const agentId = input.targetAgentId ?? null;
   checkContent(content);
-  const { laneId, position } = await takePlace(operation, input);
+  // An orchestrator's lane has its id.
+  const laneId = agentId ?? (await orchestratorOfTeam(operation));
   const messageId = uuidv7();
   const planId = agentId === null ? uuidv7() : null;
   const taskId = uuidv7();
-  const { userId } = operation;
   operation.emit({ type: 'message_created', sessionId, messageId });
   if (agentId !== null) {
     operation.emit({ type: 'direct_agent_call', sessionId, taskId, agentId, messageId });
   }
-  // None of them needs to hear of another, so that they take one trip.
+  const lane = { id: laneId, kind: agentId === null ? 'ORCHESTRATOR' : 'AGENT' } as const;
+  const wanted = { lane, sessionId, policy: input.busyPolicy ?? null, taskId };
+  const message = { messageId, sessionId, taskId, laneId, agentId, planId, content };
+  let hasTurn = false;
+  // What the turn leads to travels with it, and does nothing without it: both take one trip.
+  await storeMessage(operation, message, async (write) => {
+    hasTurn = await takeTurn(write, wanted);
+  });
+  if (!hasTurn) {
+    await interruptForTurn(operation, wanted);
+    await storeMessage(operation, message, async () => undefined);
+  }
+  return { messageId, sessionId, taskId };
+}
+
+interface NewMessage extends SentMessage {
+  laneId: string;
+  agentId: string | null;
+  planId: string | null;
+  content: string;
+}
+
+/** Stores a message and what it leads to, in the turn that the transaction has taken; nothing without one. */
+async function storeMessage(
+  operation: WriteOperation,
+  { messageId, sessionId, taskId, laneId, agentId, planId, content }: NewMessage,
+  takeTurnFirst: (operation: WriteOperation) => Promise<void>,
+): Promise<void> {
   await writeTogether(
     operation,
+    takeTurnFirst,
     async (write) => {
       if (planId !== null) {
         await addPlan(write, { id: planId, sessionId, orchestratorId: laneId, request: content });
       }
     },
     async (write) => {
-      const [message] = await write.query(insert, [userId, messageId, sessionId, position, content, planId]);
+      const [message] = await write.query(insert, [write.userId, messageId, sessionId, content, planId]);
       if (message !== undefined) {
         write.keep(loadMessages, message);
       }
     },
     async (write) => {
       const kind = agentId === null ? 'PLAN' : 'AGENT_RUN';
-      const task = await enqueueTask(write, {
-        id: taskId,
-        kind,
-        laneId,
-        agentId,
-        sessionId,
-        planId,
-        messageId,
-        sessionOrder: position,
-      });
-      keepTask(write, task);
-      if (planId !== null && task.state === 'RUNNING') {
+      const task = await enqueueInTurn(write, { id: taskId, kind, laneId, agentId, sessionId, planId, messageId });
+      if (task !== null) {
+        keepTask(write, task);
+      }
+      if (planId !== null && task?.state === 'RUNNING') {
         // The planner that has been given it need not tell.
         write.emit({ type: 'planning_started', sessionId, planId, taskId });
       }
     },
     checkQuotasOfMessage,
   );
-  return { messageId, sessionId, taskId };
-}
-
-/** Takes the message's turn, in the lane of its agent or of the orchestrator. */
-async function takePlace(
-  operation: WriteOperation,
-  { sessionId, targetAgentId, busyPolicy = null }: SendMessageInput,
-): Promise<{ laneId: string; position: number }> {
-  const session = { id: sessionId, policy: busyPolicy };
-  if (typeof targetAgentId === 'string') {
-    const lane = { id: targetAgentId, kind: 'AGENT' } as const;
-    return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
-  }
-  // An orchestrator's lane has its id.
-  const lane = { id: await orchestratorOfTeam(operation), kind: 'ORCHESTRATOR' } as const;
-  return { laneId: lane.id, position: await takeTurn(operation, lane, session) };
 }
 
 /** Stores an answer, of an agent or of the orchestrator, at the end of its session. */

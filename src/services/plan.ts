@@ -4,6 +4,7 @@ import { DomainError, notFound } from '../errors.ts';
 import type { MessageModel, PlanModel, TaskModel } from '../generated/prisma/models.ts';
 import type { BatchLoad, ReadOperation, WriteOperation } from '../operation.ts';
 import type { GraphTask } from '../queue/graph.ts';
+import { takenTurn } from '../queue/task.ts';
 import { loadTaskResults } from './assignment.ts';
 import { childPages, type List, loadChildPage, type Page, type PageArguments } from './page.ts';
 import type { PlanNode } from './plan-draft.ts';
@@ -43,8 +44,8 @@ const loadSessionPlans = childPages(planList, 'session_id');
 const loadResults: BatchLoad<string, string | null> = loadTaskResults;
 
 const insert = statement<PlanModel & Record<string, unknown>>(`
-  INSERT INTO plans (user_id, id, session_id, orchestrator_id, request) VALUES ($1, $2, $3, $4, $5)
-  RETURNING ${tables.plan.columns}`);
+  INSERT INTO plans (user_id, id, session_id, orchestrator_id, request)
+  SELECT $1, $2, $3, $4, $5 FROM (${takenTurn('$3')}) AS turn RETURNING ${tables.plan.columns}`);
 const newestTasks = statement<TaskModel & Record<string, unknown>>(`
   SELECT DISTINCT ON (plan_id, kind, input ->> 'key') ${tables.task.columns} FROM tasks
   WHERE user_id = $1 AND plan_id = ANY ($2::uuid[])
@@ -81,7 +82,7 @@ export function planById(operation: ReadOperation, id: string): Promise<PlanMode
   return operation.load(loadPlans, id);
 }
 
-/** Adds a plan that is yet to be made. */
+/** Adds a plan that is yet to be made, in the turn that the caller's transaction has taken in its session; nothing without one. */
 export async function addPlan(
   operation: WriteOperation,
   { id, sessionId, orchestratorId, request }: Pick<PlanModel, 'id' | 'sessionId' | 'orchestratorId' | 'request'>,

@@ -52,9 +52,9 @@ const removeEvents = statement(`DELETE FROM events WHERE user_id = $1 AND sessio
 const lock = statement<{ expired: boolean; busyPolicy: BusyPolicy }>(`
   SELECT expires_at <= now() AS expired, busy_policy AS "busyPolicy" FROM sessions
   WHERE user_id = $1 AND id = $2 FOR NO KEY UPDATE`);
-const touch = statement<{ position: number }>(`
+const touch = statement<{ id: string }>(`
   UPDATE sessions SET ${sessionUsed}, request_count = request_count + 1
-  WHERE user_id = $1 AND id = $2 RETURNING message_count AS position`);
+  WHERE user_id = $1 AND id = $2 RETURNING id`);
 
 /** The caller's session of that id, or null. */
 export function sessionById(operation: ReadOperation, id: string): Promise<SessionModel | null> {
@@ -144,10 +144,9 @@ export function checkOpen({ expired }: { expired: boolean }, field: string): voi
 }
 
 /** Takes the next place in a session for its user's message. The session's row stays locked, so places follow the order of commits. */
-export async function takePosition(operation: WriteOperation, sessionId: string): Promise<number> {
+export async function takePosition(operation: WriteOperation, sessionId: string): Promise<void> {
   const [row] = await operation.query(touch, [operation.userId, sessionId]);
   if (row === undefined) {
     throw notFound('session');
   }
-  return row.position;
 }

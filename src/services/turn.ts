@@ -29,27 +29,33 @@ const take = statement<{
 const findLane = statement<{ id: string }>(`SELECT id FROM lanes WHERE user_id = $1 AND id = $2 AND kind = $3`);
 const findOpenTask = statement<{ id: string }>(`
   SELECT id FROM tasks
-  WHERE user_id = $1 AND session_id = $2 AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING') LIMIT 1`);
+  WHERE user_id = $1 AND session_id = $2 AND id <> $3 AND state IN ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRYING') LIMIT 1`);
 
 const agentField = 'input.targetAgentId';
 const sessionField = 'input.sessionId';
 
+/** A message that wants a turn. */
+export interface TurnWanted {
+  lane: { id: string; kind: LaneKind };
+  sessionId: string;
+  /** Null for what the session does by default. */
+  policy: BusyPolicy | null;
+  /** Becomes of the message; it may be added before anybody knows that the turn is taken. */
+  taskId: string;
+}
+
 /**
  * Takes a message's turn in its session and a place in a lane: both stay locked until the commit. When the session is
- * busy, the message waits behind what is open, is refused, or cancels what is open, in the same commit.
- * @param session its policy is null for what the session does by default
- * @returns the message's position in the session
+ * busy, the message waits behind what is open, or is refused.
+ * @returns false when it is to cancel what is open, or there is no such lane: nothing is taken or locked then
  * @throws DomainError NOT_FOUND, SESSION_EXPIRED, SESSION_BUSY, AGENT_QUEUE_FULL
  */
-export async function takeTurn(
-  operation: WriteOperation,
-  lane: { id: string; kind: LaneKind },
-  session: { id: string; policy: BusyPolicy | null },
-): Promise<number> {
-  const values = [operation.userId, lane.id, session.id, session.policy, lane.kind];
+export async function takeTurn(operation: WriteOperation, wanted: TurnWanted): Promise<boolean> {
+  const { lane, sessionId, taskId } = wanted;
+  const values = [operation.userId, lane.id, sessionId, wanted.policy, lane.kind];
   const [taken] = await operation.query(take, values);
   if (taken === undefined) {
-    return interrupt(operation, lane, session.id);
+    return false;
   }
   checkLaneRoom(taken, agentField);
   const { position, expired, busyPolicy } = taken;
@@ -57,22 +63,25 @@ export async function takeTurn(
     throw notFound('session', sessionField);
   }
   checkOpen({ expired }, sessionField);
-  const policy = session.policy ?? busyPolicy;
-  if (policy === 'REJECT' && (await operation.query(findOpenTask, [operation.userId, session.id])).length > 0) {
+  const policy = wanted.policy ?? busyPolicy;
+  if (policy === 'REJECT' && (await operation.query(findOpenTask, [operation.userId, sessionId, taskId])).length > 0) {
     throw new DomainError('SESSION_BUSY', 'The session is still at work on an earlier message.', {
       field: sessionField,
       retryAfter: 2,
     });
   }
-  return position;
+  return true;
 }
 
-/** Locks nothing before the lanes of what it interrupts, which are to be locked with the new message's in the one order. */
-async function interrupt(
+/**
+ * Takes a message's turn in its session, and cancels what is open there in the same commit. It locks nothing before the lanes
+ * of what it interrupts, which are to be locked with the new message's in the one order.
+ * @throws DomainError NOT_FOUND, SESSION_EXPIRED, AGENT_QUEUE_FULL
+ */
+export async function interruptForTurn(
   operation: WriteOperation,
-  lane: { id: string; kind: LaneKind },
-  sessionId: string,
-): Promise<number> {
+  { lane, sessionId }: Pick<TurnWanted, 'lane' | 'sessionId'>,
+): Promise<void> {
   const [found] = await operation.query(findLane, [operation.userId, lane.id, lane.kind]);
   if (found === undefined) {
     throw notFound('agent', agentField);
@@ -83,5 +92,5 @@ async function interrupt(
     throw notFound('agent', agentField);
   }
   await lockOpenSession(operation, sessionId, sessionField);
-  return takePosition(operation, sessionId);
+  await takePosition(operation, sessionId);
 }
