@@ -1,4 +1,5 @@
 import { forgetDeltas } from '../outbox.ts';
+import { isUntouched } from '../queue/repeat.ts';
 import { callInput } from '../services/agent-call.ts';
 import {
   type AgentRun,
@@ -68,11 +69,12 @@ export function createAgentRunner(options: AgentRunOptions): TaskHandler {
 async function takeSteps(run: TaskRun, options: AgentRunOptions): Promise<void> {
   // All that none of them needs of the others is read in one trip.
   const loading = loadAgentRun(run.operation.read, run.task);
-  const [known, tools, excerpts] = await Promise.all([
-    loading,
-    options.loadTools(run),
-    recall(options.memory, run, loading),
-  ]);
+  const reading = Promise.all([loading, options.loadTools(run), recall(options.memory, run, loading)]);
+  if (isUntouched(run.task)) {
+    // Nothing of earlier attempts is to be read behind it.
+    run.operation.endReads();
+  }
+  const [known, tools, excerpts] = await reading;
   const findFault = options.toolArguments.findFault;
   const { maxTurns } = options;
   const away = new Map<number, ToolResultPendingError>();

@@ -117,10 +117,7 @@ async function startKnown(
   });
   standing.catch((error: unknown) => gone.abort(error));
   try {
-    const working = work(standing, gone.signal);
-    // It has asked for all that it can ask for at once.
-    operation.endReads();
-    await working;
+    await work(standing, gone.signal);
   } catch (error) {
     // What went wrong in a run that should not have gone on is no fault of its own.
     await standing;
