@@ -4,7 +4,7 @@ import { type Child, startChild } from '../child.ts';
 import { createBenchDatabase, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, percentile, Recorder } from '../harness.ts';
 import { type Answered, type BenchUser, type Mode, openUser } from './client.ts';
-import { longestAnswer, type ModelCall, mostAtOnce, type ServiceSettings } from './settings.ts';
+import { type FloorSettings, longestAnswer, type ModelCall, mostAtOnce, type ServiceSettings } from './settings.ts';
 
 const modes: readonly Mode[] = ['direct', 'orchestrated'];
 const levels = [1, 10, mostAtOnce];
@@ -19,14 +19,23 @@ const warmUps = 20;
 /** How many answers of the model a message takes one after the other: the plan, two tasks at once, the third, the team's answer. */
 const answersInRow: Readonly<Record<Mode, number>> = { direct: 1, orchestrated: 4 };
 
-interface Place {
+/** Who is measured, by which senders. */
+interface Subject {
+  readonly name: string;
+  readonly mode: Mode;
   readonly users: readonly BenchUser[];
+}
+
+interface Place {
   readonly model: Child<{ url: string }>;
   readonly recorder: Recorder;
   readonly seconds: number;
 }
 
-/** What messages cost beside the model: from the request until the end is heard, without the time that a model was at it. */
+/**
+ * What messages cost beside the model: from the request until the end is heard, without the time that a model was at it. The
+ * floor does as little for the same senders as can be done: what it takes is the machine's.
+ */
 export const orchestration: Bench = {
   name: 'orchestration',
   summary: "our own overhead over the model's time: direct messages and plans of three tasks, 1, 10 and 50 at once",
@@ -58,26 +67,39 @@ async function run(options: BenchOptions): Promise<Measured> {
     start<{ url: string }>('api-process.ts', settings),
     start('worker-process.ts', settings),
   ]);
+  await database.owner(`
+    CREATE TABLE floor_messages (id uuid PRIMARY KEY, sender text NOT NULL, role text NOT NULL, content text NOT NULL,
+      created_at timestamptz NOT NULL DEFAULT now())`);
+  const floorSettings: FloorSettings = { databaseUrl: database.ownerUrl, modelUrl: model.ready.url };
+  const floor = await start<{ url: string }>('floor-process.ts', floorSettings);
   options.log(`Signing ${mostAtOnce} users in…`);
-  const users: BenchUser[] = [];
-  for (let place = 0; place < mostAtOnce; place += 1) {
-    const user = await openUser(api.ready.url, await signDevelopmentToken(key, `user ${place}`));
-    started.defer(() => user.close());
-    users.push(user);
-  }
-  const place: Place = { users, model, recorder: new Recorder(), seconds: options.seconds };
+  const openUsers = async (url: string): Promise<BenchUser[]> => {
+    const users: BenchUser[] = [];
+    for (let place = 0; place < mostAtOnce; place += 1) {
+      const user = await openUser(url, await signDevelopmentToken(key, `user ${place}`));
+      started.defer(() => user.close());
+      users.push(user);
+    }
+    return users;
+  };
+  const users = await openUsers(api.ready.url);
+  const subjects: readonly Subject[] = [
+    ...modes.map((mode) => ({ name: mode, mode, users })),
+    { name: 'floor: bare node:http and pg', mode: 'direct', users: await openUsers(floor.ready.url) },
+  ];
+  const place: Place = { model, recorder: new Recorder(), seconds: options.seconds };
   options.log('Warming up…');
-  for (const mode of modes) {
+  for (const subject of subjects) {
     for (let times = 0; times < warmUps; times += 1) {
-      await measureBurst({ ...place, recorder: new Recorder() }, mode);
+      await measureBurst({ ...place, recorder: new Recorder() }, subject);
     }
   }
-  const turns = modes.flatMap((mode) => levels.map((atOnce) => ({ mode, atOnce })));
-  await inTurns(options.rounds, turns, async ({ mode, atOnce }, round) => {
-    options.log(`Round ${round} of ${options.rounds}: ${mode}, ${atOnce} at once`);
-    await measure(place, mode, atOnce);
+  const turns = subjects.flatMap((subject) => levels.map((atOnce) => ({ subject, atOnce })));
+  await inTurns(options.rounds, turns, async ({ subject, atOnce }, round) => {
+    options.log(`Round ${round} of ${options.rounds}: ${subject.name}, ${atOnce} at once`);
+    await measure(place, subject, atOnce);
     if (atOnce === mostAtOnce) {
-      await measureBurst(place, mode);
+      await measureBurst(place, subject);
     }
   });
   return { series: place.recorder.series(), checks: judge(place.recorder) };
@@ -86,13 +108,14 @@ async function run(options: BenchOptions): Promise<Measured> {
 let marks = 0;
 
 /** Keeps so many messages under way: each sender sends its next one when the last was answered. */
-async function measure(place: Place, mode: Mode, atOnce: number): Promise<void> {
-  const { users, seconds } = place;
+async function measure(place: Place, subject: Subject, atOnce: number): Promise<void> {
+  const { seconds } = place;
+  const { mode, users } = subject;
   const each = Math.max(fewestEach, Math.ceil(fewestMessages / atOnce));
   const senders = users.slice(0, atOnce);
   await Promise.all(senders.map((user) => user.prepare()));
   const end = performance.now() + seconds * 1_000;
-  await record(place, mode, `${atOnce} at once`, (add) =>
+  await record(place, subject, `${atOnce} at once`, (add) =>
     senders.map(async (user) => {
       // Users do not send in step: they begin at any time of a message.
       await sleep(Math.random() * longestAnswer * answersInRow[mode]);
@@ -104,10 +127,11 @@ async function measure(place: Place, mode: Mode, atOnce: number): Promise<void> 
 }
 
 /** The worst that senders can do: all of them send in the same instant. */
-async function measureBurst(place: Place, mode: Mode): Promise<void> {
-  await Promise.all(place.users.map((user) => user.prepare()));
-  await record(place, mode, `${mostAtOnce} in the same instant`, (add) =>
-    place.users.map(async (user) => add(await sendOne(user, mode))),
+async function measureBurst(place: Place, subject: Subject): Promise<void> {
+  const { mode, users } = subject;
+  await Promise.all(users.map((user) => user.prepare()));
+  await record(place, subject, `${mostAtOnce} in the same instant`, (add) =>
+    users.map(async (user) => add(await sendOne(user, mode))),
   );
 }
 
@@ -119,7 +143,7 @@ function sendOne(user: BenchUser, mode: Mode): Promise<Answered> {
 /** Lets senders work, and writes down what their messages took beside the model. */
 async function record(
   { model, recorder }: Place,
-  mode: Mode,
+  subject: Subject,
   name: string,
   work: (add: (message: Answered) => void) => Promise<void>[],
 ): Promise<void> {
@@ -129,8 +153,8 @@ async function record(
   await Promise.all(work((message) => void messages.push(message)));
   const calls = Map.groupBy(await model.ask<ModelCall[]>('take', null, 10_000), (call) => call.mark);
   const overheads = messages.map(({ mark, sent, heard }) => heard - sent - busyTime(calls.get(mark) ?? []));
-  recorder.add(mode, `${name}: time over the model's, p50`, 'ms', percentile(overheads, 0.5));
-  recorder.add(mode, `${name}: time over the model's, p95`, 'ms', percentile(overheads, 0.95));
+  recorder.add(subject.name, `${name}: time over the model's, p50`, 'ms', percentile(overheads, 0.5));
+  recorder.add(subject.name, `${name}: time over the model's, p95`, 'ms', percentile(overheads, 0.95));
 }
 
 /** How long at least one of the calls was under way. @throws Error for no calls: then nothing was measured */

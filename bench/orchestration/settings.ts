@@ -11,6 +11,12 @@ export interface ServiceSettings {
   readonly publicKey: string;
 }
 
+/** What the floor's process is given. */
+export interface FloorSettings {
+  readonly databaseUrl: string;
+  readonly modelUrl: string;
+}
+
 /** One request as it looked at the wire of the model, in milliseconds since the epoch. */
 export interface ModelCall {
   /** Mark of the message that it was for. */
