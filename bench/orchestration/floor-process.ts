@@ -23,6 +23,12 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 20 });
   const agent = new Agent({ keepAlive: true, maxSockets: mostAtOnce });
   const streams = new Map<string, ServerResponse>();
+  // Senders give up a stream that is silent for a minute.
+  const heartbeat = setInterval(() => {
+    for (const stream of streams.values()) {
+      stream.write(':\n\n');
+    }
+  }, 15_000);
 
   const answer = async (asking: IncomingMessage, response: ServerResponse): Promise<void> => {
     const sender = asking.headers.authorization ?? '';
@@ -65,6 +71,7 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
     ready: { url: `http://127.0.0.1:${port}/` },
     commands: {},
     stop: async () => {
+      clearInterval(heartbeat);
       server.close();
       server.closeAllConnections();
       agent.destroy();
