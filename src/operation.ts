@@ -310,8 +310,7 @@ class SharedRead {
   /** Later queries get a new transaction; those under way keep theirs. */
   refresh(): void {
     const previous = this.current;
-    this.current = null;
-    this.loaders = new Map();
+    this.letGo();
     if (previous !== null && previous.active === 0) {
       void end(previous);
     }
@@ -323,8 +322,7 @@ class SharedRead {
     if (open === null || open.isStepwise) {
       return;
     }
-    this.current = null;
-    this.loaders = new Map();
+    this.letGo();
     // Those who read have waited for the transaction longer, so that they send first.
     void end(open);
   }
@@ -336,6 +334,12 @@ class SharedRead {
     if (previous !== null && previous.active === 0) {
       await end(previous);
     }
+  }
+
+  /** What is read from now on is read in another transaction. */
+  private letGo(): void {
+    this.current = null;
+    this.loaders = new Map();
   }
 
   private enter(isStepwise: boolean): OpenRead {
@@ -375,8 +379,7 @@ class SharedRead {
       return;
     }
     if (this.current === open) {
-      this.current = null;
-      this.loaders = new Map();
+      this.letGo();
     }
     void end(open);
   }

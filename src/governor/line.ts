@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers';
 import { DomainError } from '../errors.ts';
 import type { BudgetEngine } from './engine.ts';
 import type { Candidate } from './share.ts';

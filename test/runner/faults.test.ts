@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { claimTasks, rescueTasks } from '../../src/queue/claim.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
@@ -99,6 +100,8 @@ it('tries again later when the database was away in the middle of a run', async 
     const left = await queue.database.owner('SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[])', [pids]);
     return left.length === 0;
   });
+  // What the others were told arrived before that answer; behind this turn of the loop it is heard.
+  await nextTurn();
   lose();
   expect(await reaches(id, 'RETRYING')).toMatchObject({ error_code: 'SERVICE_BUSY', failures: 1 });
   await queue.database.owner(`UPDATE tasks SET due_at = now()`);
