@@ -30,5 +30,5 @@ COPY package.json ./
 USER 1000:1000
 EXPOSE 4000 9464
 # As `npm run serve:api` has them; docs/operation.md says why.
-ENTRYPOINT ["node", "--no-memory-reducer", "--initial-old-space-size=256"]
+ENTRYPOINT ["node", "--no-memory-reducer", "--initial-old-space-size=256", "--max-semi-space-size=16"]
 CMD ["src/server.ts"]
