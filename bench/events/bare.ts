@@ -1,7 +1,6 @@
-import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { measureMemory } from './memory.ts';
 import { type LiveMessage, liveTopic, openRedis, subjectOf, tellEvent } from './message.ts';
 import type { ServerReady, ServerSettings } from './settings.ts';
@@ -33,10 +32,9 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
       () => response.destroy(),
     );
   });
-  server.listen(0, '127.0.0.1', 4_096);
-  await once(server, 'listening');
+  const origin = await listen(server, 4_096);
   return {
-    ready: { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/graphql` },
+    ready: { url: `${origin}/graphql` },
     commands: { memory: measureMemory },
     stop: async () => {
       server.close();

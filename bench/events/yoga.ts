@@ -1,9 +1,8 @@
-import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { createSchema, createYoga } from 'graphql-yoga';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { measureMemory } from './memory.ts';
 import { type LiveMessage, liveTopic, openRedis, subjectOf, type ToldEvent, tellEvent } from './message.ts';
 import type { ServerReady, ServerSettings } from './settings.ts';
@@ -44,10 +43,9 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
     }),
   });
   const server = createServer((request, response) => void yoga(request, response));
-  server.listen(0, '127.0.0.1', 4_096);
-  await once(server, 'listening');
+  const origin = await listen(server, 4_096);
   return {
-    ready: { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/graphql` },
+    ready: { url: `${origin}/graphql` },
     commands: { memory: measureMemory },
     stop: async () => {
       server.close();

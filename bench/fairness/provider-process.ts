@@ -1,8 +1,7 @@
-import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { limits, promptTokens } from './scenario.ts';
 
 /** What the provider saw. */
@@ -51,10 +50,9 @@ runChild<null, { url: string }>(async () => {
         'data: [DONE]\n\n',
     );
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1` },
+    ready: { url: `${origin}/v1` },
     commands: {
       /** Hands over the counts since the last time. */
       counts: (): ProviderCounts => {

@@ -1,8 +1,7 @@
-import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { createSameAuthentication, poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 import type { FloorRequest } from './workload.ts';
 
@@ -76,11 +75,9 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
       (error: unknown) => response.writeHead(500).end(String(error)),
     );
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${port}/` },
+    ready: { url: `${origin}/` },
     commands: {},
     stop: async () => {
       server.close();

@@ -1,12 +1,11 @@
-import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { postgraphile } from 'postgraphile';
 import { makePgService } from 'postgraphile/adaptors/pg';
 import { grafserv } from 'postgraphile/grafserv/node';
 import { PostGraphileAmberPreset } from 'postgraphile/presets/amber';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { createSameAuthentication, poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 
 // PostGraphile 5 over the same tables, policies and role, set up for production.
@@ -35,11 +34,9 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
   });
   const server = createServer();
   await instance.createServ(grafserv).addTo(server);
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${port}/graphql` },
+    ready: { url: `${origin}/graphql` },
     commands: {},
     stop: async () => {
       server.close();

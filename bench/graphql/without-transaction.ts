@@ -1,5 +1,3 @@
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
 import { systemClock } from '../../src/adapters/clock.ts';
@@ -18,6 +16,7 @@ import { EventFeeds } from '../../src/services/event-feeds.ts';
 import { createToolResources } from '../../src/services/tool-resources.ts';
 import { StreamHub } from '../../src/streams/hub.ts';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 
 /** The one user whom this server can serve. */
@@ -74,11 +73,9 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     health: async () => ({ status: 'ready', dependencies: {} }),
     stopping: stopping.signal,
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${port}/graphql` },
+    ready: { url: `${origin}/graphql` },
     commands: {},
     stop: async () => {
       server.close();

@@ -3,6 +3,7 @@ import { createDevelopmentKey, signDevelopmentToken } from '../../dev/identity.t
 import { type Child, startChild } from '../child.ts';
 import { createBenchDatabase, startBenchStack } from '../database.ts';
 import { type Bench, type BenchOptions, type Check, inTurns, type Measured, percentile, Recorder } from '../harness.ts';
+import { measureInQuiet } from '../quiet.ts';
 import { type Answered, type BenchUser, type Mode, openUser } from './client.ts';
 import { type FloorSettings, longestAnswer, type ModelCall, mostAtOnce, type ServiceSettings } from './settings.ts';
 
@@ -26,10 +27,17 @@ interface Subject {
   readonly users: readonly BenchUser[];
 }
 
+/** What messages took beside the model, in milliseconds. */
+interface Overheads {
+  readonly p50: number;
+  readonly p95: number;
+}
+
 interface Place {
   readonly model: Child<{ url: string }>;
   readonly recorder: Recorder;
   readonly seconds: number;
+  readonly log: (line: string) => void;
 }
 
 /**
@@ -87,19 +95,20 @@ async function run(options: BenchOptions): Promise<Measured> {
     ...modes.map((mode) => ({ name: mode, mode, users })),
     { name: 'floor: bare node:http and pg', mode: 'direct', users: await openUsers(floor.ready.url) },
   ];
-  const place: Place = { model, recorder: new Recorder(), seconds: options.seconds };
+  const place: Place = { model, recorder: new Recorder(), seconds: options.seconds, log: options.log };
   options.log('Warming up…');
   for (const subject of subjects) {
     for (let times = 0; times < warmUps; times += 1) {
-      await measureBurst({ ...place, recorder: new Recorder() }, subject);
+      await measureBurst(place, subject);
     }
+    await measureSteady(place, subject, mostAtOnce);
   }
   const turns = subjects.flatMap((subject) => levels.map((atOnce) => ({ subject, atOnce })));
   await inTurns(options.rounds, turns, async ({ subject, atOnce }, round) => {
     options.log(`Round ${round} of ${options.rounds}: ${subject.name}, ${atOnce} at once`);
-    await measure(place, subject, atOnce);
+    await record(place, subject, `${atOnce} at once`, () => measureSteady(place, subject, atOnce));
     if (atOnce === mostAtOnce) {
-      await measureBurst(place, subject);
+      await record(place, subject, `${atOnce} in the same instant`, () => measureBurst(place, subject));
     }
   });
   return { series: place.recorder.series(), checks: judge(place.recorder) };
@@ -108,14 +117,12 @@ async function run(options: BenchOptions): Promise<Measured> {
 let marks = 0;
 
 /** Keeps so many messages under way: each sender sends its next one when the last was answered. */
-async function measure(place: Place, subject: Subject, atOnce: number): Promise<void> {
-  const { seconds } = place;
-  const { mode, users } = subject;
+async function measureSteady(place: Place, { mode, users }: Subject, atOnce: number): Promise<Overheads> {
   const each = Math.max(fewestEach, Math.ceil(fewestMessages / atOnce));
   const senders = users.slice(0, atOnce);
   await Promise.all(senders.map((user) => user.prepare()));
-  const end = performance.now() + seconds * 1_000;
-  await record(place, subject, `${atOnce} at once`, (add) =>
+  const end = performance.now() + place.seconds * 1_000;
+  return await measure(place, (add) =>
     senders.map(async (user) => {
       // Users do not send in step: they begin at any time of a message.
       await sleep(Math.random() * longestAnswer * answersInRow[mode]);
@@ -127,12 +134,9 @@ async function measure(place: Place, subject: Subject, atOnce: number): Promise<
 }
 
 /** The worst that senders can do: all of them send in the same instant. */
-async function measureBurst(place: Place, subject: Subject): Promise<void> {
-  const { mode, users } = subject;
+async function measureBurst(place: Place, { mode, users }: Subject): Promise<Overheads> {
   await Promise.all(users.map((user) => user.prepare()));
-  await record(place, subject, `${mostAtOnce} in the same instant`, (add) =>
-    users.map(async (user) => add(await sendOne(user, mode))),
-  );
+  return await measure(place, (add) => users.map(async (user) => add(await sendOne(user, mode))));
 }
 
 function sendOne(user: BenchUser, mode: Mode): Promise<Answered> {
@@ -140,21 +144,35 @@ function sendOne(user: BenchUser, mode: Mode): Promise<Answered> {
   return user.send(mode, `#m${marks}#`);
 }
 
-/** Lets senders work, and writes down what their messages took beside the model. */
-async function record(
-  { model, recorder }: Place,
-  subject: Subject,
-  name: string,
+/** Lets senders work. @returns what their messages took beside the model */
+async function measure(
+  { model }: Place,
   work: (add: (message: Answered) => void) => Promise<void>[],
-): Promise<void> {
+): Promise<Overheads> {
   // What was asked of the model before belongs to nobody here.
   await model.ask('take', null, 10_000);
   const messages: Answered[] = [];
   await Promise.all(work((message) => void messages.push(message)));
   const calls = Map.groupBy(await model.ask<ModelCall[]>('take', null, 10_000), (call) => call.mark);
   const overheads = messages.map(({ mark, sent, heard }) => heard - sent - busyTime(calls.get(mark) ?? []));
-  recorder.add(subject.name, `${name}: time over the model's, p50`, 'ms', percentile(overheads, 0.5));
-  recorder.add(subject.name, `${name}: time over the model's, p95`, 'ms', percentile(overheads, 0.95));
+  return { p50: percentile(overheads, 0.5), p95: percentile(overheads, 0.95) };
+}
+
+/** Measures while the machine is left in quiet, and writes down what was kept of it and what was not. */
+async function record(
+  { recorder, log }: Place,
+  { name }: Subject,
+  what: string,
+  measureOnce: () => Promise<Overheads>,
+): Promise<void> {
+  const { result, taken, setAside } = await measureInQuiet(measureOnce);
+  log(`  the host took ${(taken * 100).toFixed(1)} %, ${setAside.length} set aside`);
+  recorder.add(name, `${what}: time over the model's, p50`, 'ms', result.p50);
+  recorder.add(name, `${what}: time over the model's, p95`, 'ms', result.p95);
+  recorder.add(name, `${what}: processor time that the host took`, '%', taken * 100);
+  for (const { p95 } of setAside) {
+    recorder.add(name, `${what}: p95 of what was set aside`, 'ms', p95);
+  }
 }
 
 /** How long at least one of the calls was under way. @throws Error for no calls: then nothing was measured */

@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { Agent, createServer, type IncomingMessage, request, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { json } from 'node:stream/consumers';
 import { createParser } from 'eventsource-parser';
 import pg from 'pg';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { type FloorSettings, mostAtOnce } from './settings.ts';
 
 const insert = {
@@ -38,7 +39,7 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
       streams.set(sender, response);
       return;
     }
-    const { variables } = JSON.parse(await readAll(asking)) as Asked;
+    const { variables } = (await json(asking)) as Asked;
     const content = variables.input?.content;
     const id = randomUUID();
     if (content !== undefined) {
@@ -64,11 +65,9 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
       response.destroy(error instanceof Error ? error : new Error('no answer')),
     );
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${port}/` },
+    ready: { url: `${origin}/` },
     commands: {},
     stop: async () => {
       clearInterval(heartbeat);
@@ -79,13 +78,6 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
     },
   };
 });
-
-async function readAll(asking: IncomingMessage): Promise<string> {
-  const parts: Buffer[] = [];
-  asking.on('data', (part: Buffer) => parts.push(part));
-  await once(asking, 'end');
-  return Buffer.concat(parts).toString('utf8');
-}
 
 /** Reads the streamed answer piece by piece, as whoever shows it has to. */
 async function askModel(url: URL, agent: Agent, content: string): Promise<string> {

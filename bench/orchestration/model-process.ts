@@ -1,8 +1,7 @@
-import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runChild } from '../child.ts';
+import { listen } from '../listen.ts';
 import { type ModelCall, machineTime, newestMark, answer as pace } from './settings.ts';
 
 // A model that does nothing but take its time, and knows exactly how long it took. The plan is always the same: two tasks
@@ -15,11 +14,9 @@ runChild<null, { url: string }>(async () => {
       .then((call) => calls.push(call))
       .catch((error: unknown) => response.destroy(error instanceof Error ? error : undefined));
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const origin = await listen(server);
   return {
-    ready: { url: `http://127.0.0.1:${port}/v1` },
+    ready: { url: `${origin}/v1` },
     commands: {
       /** What was asked since the last time. */
       take: () => {
