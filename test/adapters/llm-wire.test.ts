@@ -164,7 +164,7 @@ describe('the stream of an answer', () => {
     ['half a refusal and then nothing', 'MODEL_RATE_LIMITED', silent(429, 'too m')],
   ])('that says %s is given up, and its connection is closed', async (_case, code, given) => {
     answer = given;
-    expect(await failureOf(ask(connect({ idleTimeout: 150 })))).toMatchObject({ code });
+    expect(await failureOf(ask(connect({ idleTimeout: 500 })))).toMatchObject({ code });
     await allClosed();
   });
 

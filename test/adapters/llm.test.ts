@@ -72,7 +72,7 @@ describe('the language model', () => {
     ['falls silent in the middle', { tokenDelayMs: 60_000 }, { code: 'MODEL_UNAVAILABLE' }],
   ])('says with a code what went wrong when the provider %s', async (_case, behaviour, expected) => {
     server.setBehaviour(behaviour);
-    const failure = await failureOf(ask(connect({ connectTimeout: 300, idleTimeout: 300 })));
+    const failure = await failureOf(ask(connect({ connectTimeout: 1_000, idleTimeout: 1_000 })));
     expect(failure).toBeInstanceOf(DomainError);
     expect(failure).toMatchObject(expected);
   });
