@@ -1,6 +1,6 @@
 import { createServer, type ServerResponse } from 'node:http';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { measureMemory } from './memory.ts';
 import { type LiveMessage, liveTopic, openRedis, subjectOf, tellEvent } from './message.ts';
 import type { ServerReady, ServerSettings } from './settings.ts';
@@ -32,7 +32,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
       () => response.destroy(),
     );
   });
-  const origin = await listen(server, 4_096);
+  const { origin } = await listen(server, { backlog: 4_096 });
   return {
     ready: { url: `${origin}/graphql` },
     commands: { memory: measureMemory },

@@ -1,8 +1,8 @@
 import { createServer } from 'node:http';
 import { RedisPubSub } from 'graphql-redis-subscriptions';
 import { createSchema, createYoga } from 'graphql-yoga';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { measureMemory } from './memory.ts';
 import { type LiveMessage, liveTopic, openRedis, subjectOf, type ToldEvent, tellEvent } from './message.ts';
 import type { ServerReady, ServerSettings } from './settings.ts';
@@ -43,7 +43,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
     }),
   });
   const server = createServer((request, response) => void yoga(request, response));
-  const origin = await listen(server, 4_096);
+  const { origin } = await listen(server, { backlog: 4_096 });
   return {
     ready: { url: `${origin}/graphql` },
     commands: { memory: measureMemory },

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { limits, promptTokens } from './scenario.ts';
 
 /** What the provider saw. */
@@ -50,7 +50,7 @@ runChild<null, { url: string }>(async () => {
         'data: [DONE]\n\n',
     );
   });
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/v1` },
     commands: {

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import pg from 'pg';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { createSameAuthentication, poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 import type { FloorRequest } from './workload.ts';
 
@@ -75,7 +75,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
       (error: unknown) => response.writeHead(500).end(String(error)),
     );
   });
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/` },
     commands: {},

@@ -4,8 +4,8 @@ import { postgraphile } from 'postgraphile';
 import { makePgService } from 'postgraphile/adaptors/pg';
 import { grafserv } from 'postgraphile/grafserv/node';
 import { PostGraphileAmberPreset } from 'postgraphile/presets/amber';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { createSameAuthentication, poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 
 // PostGraphile 5 over the same tables, policies and role, set up for production.
@@ -34,7 +34,7 @@ runChild<ServerSettings, ServerReady>(async (settings) => {
   });
   const server = createServer();
   await instance.createServ(grafserv).addTo(server);
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/graphql` },
     commands: {},

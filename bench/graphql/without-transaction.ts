@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { developmentAudience, developmentIssuer } from '../../dev/identity.ts';
+import { listen } from '../../dev/listen.ts';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { createMetrics } from '../../src/adapters/metrics.ts';
@@ -16,7 +17,6 @@ import { EventFeeds } from '../../src/services/event-feeds.ts';
 import { createToolResources } from '../../src/services/tool-resources.ts';
 import { StreamHub } from '../../src/streams/hub.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { poolSize, type ServerReady, type ServerSettings } from './settings.ts';
 
 /** The one user whom this server can serve. */
@@ -73,7 +73,7 @@ runChild<OneUserSettings, ServerReady>(async (settings) => {
     health: async () => ({ status: 'ready', dependencies: {} }),
     stopping: stopping.signal,
   });
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/graphql` },
     commands: {},

@@ -4,8 +4,8 @@ import { Agent, createServer, type IncomingMessage, request, type ServerResponse
 import { json } from 'node:stream/consumers';
 import { createParser } from 'eventsource-parser';
 import pg from 'pg';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { type FloorSettings, mostAtOnce } from './settings.ts';
 
 const insert = {
@@ -65,7 +65,7 @@ runChild<FloorSettings, { url: string }>(async ({ databaseUrl, modelUrl }) => {
       response.destroy(error instanceof Error ? error : new Error('no answer')),
     );
   });
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/` },
     commands: {},

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { listen } from '../../dev/listen.ts';
 import { runChild } from '../child.ts';
-import { listen } from '../listen.ts';
 import { type ModelCall, machineTime, newestMark, answer as pace } from './settings.ts';
 
 // A model that does nothing but take its time, and knows exactly how long it took. The plan is always the same: two tasks
@@ -14,7 +14,7 @@ runChild<null, { url: string }>(async () => {
       .then((call) => calls.push(call))
       .catch((error: unknown) => response.destroy(error instanceof Error ? error : undefined));
   });
-  const origin = await listen(server);
+  const { origin } = await listen(server);
   return {
     ready: { url: `${origin}/v1` },
     commands: {

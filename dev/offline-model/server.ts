@@ -1,8 +1,8 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { listen } from '../listen.ts';
 import {
   type Behaviour,
   behaviourSchema,
@@ -58,18 +58,15 @@ export async function startOfflineModel(
   options: { readonly port?: number; readonly apiKey?: string; readonly host?: string } = {},
 ): Promise<OfflineModel> {
   const apiKey = options.apiKey ?? `offline-${randomBytes(12).toString('hex')}`;
-  const host = options.host ?? '127.0.0.1';
   const director = createDirector();
   const recorder = createRecorder();
   const server = createServer((request, response) => {
     const exchange: Exchange = { request, response, apiKey, director, recorder };
     handle(exchange).catch((error: unknown) => sendError(response, error));
   });
-  server.listen(options.port ?? 0, host);
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const { origin } = await listen(server, { port: options.port ?? 0, host: options.host ?? '127.0.0.1' });
   return {
-    url: `http://${host}:${port}/v1`,
+    url: `${origin}/v1`,
     apiKey,
     requests: recorder.counters,
     recentRequests: recorder.recent,

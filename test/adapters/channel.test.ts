@@ -1,7 +1,7 @@
-import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { v7 as uuidv7 } from 'uuid';
 import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest';
+import { listen } from '../../dev/listen.ts';
 import { createLog } from '../../src/adapters/log.ts';
 import { type Channel, createChannel } from '../../src/adapters/redis.ts';
 import { waitFor } from '../service.ts';
@@ -58,8 +58,7 @@ it('is not known to be heard or not when Redis does not answer in time', async (
     }
     passages.push({ client, server });
   });
-  proxy.listen(0, '127.0.0.1');
-  await once(proxy, 'listening');
+  const { port } = await listen(proxy);
   undo.defer(() => {
     for (const { client } of passages) {
       client.destroy();
@@ -67,7 +66,7 @@ it('is not known to be heard or not when Redis does not answer in time', async (
     proxy.close();
   });
   const url = new URL(redisUrl);
-  url.host = `127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  url.host = `127.0.0.1:${port}`;
   const channel = await open(url.href);
   await channel.subscribe(topic, () => undefined);
   expect(await channel.tell(topic, {})).toBe(1);

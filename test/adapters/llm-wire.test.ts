@@ -1,10 +1,11 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { type AddressInfo, createServer as createDeafServer, type Socket } from 'node:net';
+import { createServer as createDeafServer, type Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { listen } from '../../dev/listen.ts';
 import { type ChatRequest, createLanguageModel, type LanguageModel } from '../../src/adapters/llm.ts';
 import { DomainError } from '../../src/errors.ts';
 
@@ -20,9 +21,7 @@ const server = createServer((request, response) => {
 server.on('connection', (socket) => connections.push(socket));
 
 beforeAll(async () => {
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  ({ origin } = await listen(server));
 });
 beforeEach(() => {
   connections = [];
@@ -268,10 +267,10 @@ describe('the end of a call by its caller', () => {
 
   it('takes effect while the connection is made', async () => {
     // It takes connections and never answers the handshake.
-    const deaf = createDeafServer((socket) => connections.push(socket)).listen(0, '127.0.0.1');
-    await once(deaf, 'listening');
+    const deaf = createDeafServer((socket) => connections.push(socket));
+    const { port } = await listen(deaf);
     const controller = new AbortController();
-    const baseUrl = `https://127.0.0.1:${(deaf.address() as AddressInfo).port}/v1`;
+    const baseUrl = `https://127.0.0.1:${port}/v1`;
     const call = failureOf(ask(connect({ baseUrl }), { signal: controller.signal }));
     await expect.poll(() => connections.length, { timeout: 5_000 }).toBe(1);
     controller.abort(reason);

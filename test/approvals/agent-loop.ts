@@ -1,7 +1,6 @@
-import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { v7 as uuidv7 } from 'uuid';
+import { listen } from '../../dev/listen.ts';
 import { systemClock } from '../../src/adapters/clock.ts';
 import { createLanguageModel } from '../../src/adapters/llm.ts';
 import { createLog } from '../../src/adapters/log.ts';
@@ -109,13 +108,11 @@ export async function startAgentLoop(): Promise<AgentLoop> {
     await listener?.(effect);
     response.end(`${effect.tool} done for ${String(effect.arguments['to'])}`);
   });
-  outside.listen(0, '127.0.0.1');
-  await once(outside, 'listening');
+  const { origin: url } = await listen(outside);
   started.defer(async () => {
     outside.closeAllConnections();
     outside.close();
   });
-  const url = `http://127.0.0.1:${(outside.address() as AddressInfo).port}`;
   const model = createLanguageModel({
     baseUrl: service.model.url,
     apiKey: service.model.apiKey,

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { signDevelopmentToken } from '../../dev/identity.ts';
+import { listen } from '../../dev/listen.ts';
 import { rowId } from '../isolation/world.ts';
 import { composer, planner, planReply } from '../plans/arrange.ts';
 import { createTestUser, startTestService, type TestService, type TestUser, waitFor } from '../service.ts';
@@ -27,12 +28,11 @@ afterAll(async () => {
 });
 
 async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const address = probe.address();
+  const probe = createServer();
+  const { port } = await listen(probe);
   probe.close();
   await once(probe, 'close');
-  return typeof address === 'object' && address !== null ? address.port : 0;
+  return port;
 }
 
 /** Starts a process of the service, with a short lease so that nobody waits long for what a dead worker held. */

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
+import { listen } from '../../dev/listen.ts';
 import { startTestService, type TestService, type TestUser, waitFor } from '../service.ts';
 
 /** A call that reached the world outside. */
@@ -28,9 +28,7 @@ beforeAll(async () => {
     onCall?.(call);
     response.setHeader('content-type', 'text/plain').end(`${call.tool} is done`);
   });
-  outside.listen(0, '127.0.0.1');
-  await once(outside, 'listening');
-  url = `http://127.0.0.1:${(outside.address() as AddressInfo).port}`;
+  url = (await listen(outside)).origin;
   service = await startTestService({ worker: false, redis: true, environment: { OUTGOING_ALLOW: url } });
 }, 60_000);
 beforeEach(() => {

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { createServer } from 'node:net';
 import OpenAI, {
   APIConnectionError,
@@ -16,6 +15,7 @@ import type {
   ChatCompletionMessageParam,
 } from 'openai/resources/chat/completions';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { listen } from '../../dev/listen.ts';
 import { type OfflineModel, startOfflineModel } from '../../dev/offline-model/server.ts';
 import { waitUntil } from '../../dev/process.ts';
 
@@ -417,10 +417,8 @@ describe('errors', () => {
   });
 
   it('says when its port is taken', async () => {
-    const squatter = createServer().listen(0, '127.0.0.1');
-    await once(squatter, 'listening');
-    const address = squatter.address();
-    const port = typeof address === 'object' && address ? address.port : 0;
+    const squatter = createServer();
+    const { port } = await listen(squatter);
     await expect(startOfflineModel({ port })).rejects.toThrow(/EADDRINUSE/);
     squatter.close();
   });

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
+import { listen } from '../../dev/listen.ts';
 
 /** One address for a service that moves: passes bytes on to wherever it is, until a connection is cut. */
 export interface Gate {
@@ -26,15 +27,15 @@ export async function openGate(target: () => number): Promise<Gate> {
       });
       socket.pipe(other);
     }
-  }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  });
+  const { port } = await listen(server);
   const cut = (): void => {
     for (const socket of sockets) {
       socket.destroy();
     }
   };
   return {
-    port: (server.address() as AddressInfo).port,
+    port,
     cut,
     close: async () => {
       cut();

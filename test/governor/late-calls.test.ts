@@ -1,9 +1,8 @@
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import { listen } from '../../dev/listen.ts';
 import { createBudgetStore } from '../../src/adapters/budget-store.ts';
 import { createLanguageModel, type LanguageModel } from '../../src/adapters/llm.ts';
 import { createLog } from '../../src/adapters/log.ts';
@@ -18,6 +17,7 @@ import { waitFor } from '../service.ts';
 const log = createLog({ level: 'silent' });
 const limits: Limits = { requests: 200, tokens: 1_000_000, window: 4_000 };
 let store: SharedStore;
+let origin: string;
 let arrivals: number[] = [];
 
 // A provider that only notes when calls reach it, begins to answer at once and takes its time to end.
@@ -33,8 +33,7 @@ const provider = createServer(async (_request, response) => {
 beforeAll(async () => {
   store = createSharedStore({ url: inject('redisUrl') ?? '', log });
   await waitFor('the connection', () => store.ready());
-  provider.listen(0, '127.0.0.1');
-  await once(provider, 'listening');
+  ({ origin } = await listen(provider));
 });
 afterAll(() => {
   store.close();
@@ -45,7 +44,7 @@ afterAll(() => {
 /** A process's governor; what it lets go leaves only after `delay`, as when the process stands still. */
 function governor(budget: string, delay: () => number): ModelFor {
   const direct = createLanguageModel({
-    baseUrl: `http://127.0.0.1:${(provider.address() as AddressInfo).port}/v1`,
+    baseUrl: `${origin}/v1`,
     apiKey: 'none',
     defaultModel: 'm',
     defaultEmbeddingModel: 'm',

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { type CryptoKey, exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from 'jose';
+import { listen } from '../../dev/listen.ts';
 
 export const issuer = 'https://identity.example';
 export const audience = 'retinue';
@@ -55,11 +55,9 @@ export async function startIdentityProvider(): Promise<IdentityProvider> {
     response.writeHead(answer.status, { 'content-type': 'application/json', connection: 'close' });
     response.end(answer.body);
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const { origin } = await listen(server);
   return {
-    url: `http://127.0.0.1:${port}/keys`,
+    url: `${origin}/keys`,
     fetches: () => fetches,
     publish: (...keys) => {
       answer = { status: 200, body: JSON.stringify({ keys: keys.map((key) => key.publicKey) }) };

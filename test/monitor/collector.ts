@@ -1,6 +1,5 @@
-import { once } from 'node:events';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { listen } from '../../dev/listen.ts';
 
 /** A span as a collector gets it by OTLP over HTTP, its attributes by name. */
 export interface CollectedSpan {
@@ -35,10 +34,9 @@ export async function startCollector(): Promise<{ url: string; spans: CollectedS
       response.writeHead(200, { 'content-type': 'application/json' }).end('{}');
     });
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
+  const { origin } = await listen(server);
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/traces`,
+    url: `${origin}/v1/traces`,
     spans,
     stop: async () => {
       server.close();

@@ -1,4 +1,3 @@
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { claimTasks, rescueTasks } from '../../src/queue/claim.ts';
 import { wakeWorkers } from '../../src/queue/signal.ts';
@@ -6,6 +5,7 @@ import { holdAttempt } from '../../src/queue/task.ts';
 import type { TaskHandler } from '../../src/runner/run-task.ts';
 import type { Worker } from '../../src/runner/worker.ts';
 import { completeAttempt } from '../../src/services/attempt.ts';
+import { loseConnections } from '../database/lose-connections.ts';
 import { startTestQueue, type TestQueue } from '../queue/arrange.ts';
 import { auditCounts } from '../queue/audit.ts';
 import { waitFor } from '../service.ts';
@@ -90,18 +90,8 @@ it('tries again later when the database was away in the middle of a run', async 
     });
   });
   await holding;
-  const ended = await queue.database.owner(
-    `SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE application_name = 'test queue' AND datname = current_database()`,
-  );
-  const pids = ended.map((row) => row['pid']);
   // The fault is to be stored over a new connection, not over one of whose end nobody has heard yet.
-  await waitFor('the connections to end', async () => {
-    const left = await queue.database.owner('SELECT FROM pg_stat_activity WHERE pid = ANY ($1::int[])', [pids]);
-    return left.length === 0;
-  });
-  // What the others were told arrived before that answer; behind this turn of the loop it is heard.
-  await nextTurn();
+  await loseConnections(queue.database, 'test queue');
   lose();
   expect(await reaches(id, 'RETRYING')).toMatchObject({ error_code: 'SERVICE_BUSY', failures: 1 });
   await queue.database.owner(`UPDATE tasks SET due_at = now()`);

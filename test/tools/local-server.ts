@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { listen } from '../../dev/listen.ts';
 
 export interface LocalServer {
   /** Such as `http://127.0.0.1:40123`. */
@@ -26,11 +26,9 @@ export async function startLocalServer(handle: RequestListener): Promise<LocalSe
   server.on('connection', () => {
     connections += 1;
   });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const { origin } = await listen(server);
   return {
-    origin: `http://127.0.0.1:${port}`,
+    origin,
     received,
     connections: () => connections,
     stop: async () => {

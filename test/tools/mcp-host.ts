@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
 import { StreamableHTTPServerTransport } from '@modelcontextprotocol/sdk/server/streamableHttp.js';
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js';
@@ -11,6 +10,7 @@ import {
   ListToolsRequestSchema,
   type Tool,
 } from '@modelcontextprotocol/sdk/types.js';
+import { listen } from '../../dev/listen.ts';
 
 export type HostedTool = Tool & { run: (given: Record<string, unknown>) => CallToolResult | Promise<CallToolResult> };
 
@@ -75,9 +75,7 @@ export async function startMcpHost(pageSize = 100): Promise<McpHost> {
     const transport = (typeof id === 'string' ? sessions.get(id) : undefined) ?? (await open());
     await transport.handleRequest(request, response);
   });
-  http.listen(0, '127.0.0.1');
-  await once(http, 'listening');
-  const origin = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
+  const { origin } = await listen(http);
   return {
     origin,
     url: `${origin}/mcp`,
