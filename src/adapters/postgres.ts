@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import pg from 'pg';
 import { DomainError } from '../errors.ts';
@@ -63,6 +64,8 @@ export interface DatabaseOptions {
  * statement anew, some 50 ms of work that its first user waits for: load that comes and goes shall find those of before.
  */
 const idleTimeout = 600_000;
+/** How long a closing pool waits for the server to end its connections, in milliseconds. */
+const goodbyeTimeout = 2_000;
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const bigintType = 20;
 
@@ -115,7 +118,7 @@ export function createProbe(url: string, timeout: number): { ask(): Promise<void
     keepAlive: true,
   });
   pool.on('error', () => undefined);
-  return { ask: async () => void (await pool.query('SELECT 1')), close: () => pool.end() };
+  return { ask: async () => void (await pool.query('SELECT 1')), close: prepareEnd(pool) };
 }
 
 /** A pool of connections whose transactions say at their start which user they act for. */
@@ -141,6 +144,7 @@ export function createDatabase(options: DatabaseOptions): Database {
   pool.on('error', options.onError);
   // Not before: connecting a socket takes away what was put in the place of its methods.
   pool.on('connect', (client) => gatherWrites((client as pg.PoolClient & pg.Client).connection.stream));
+  const endPool = prepareEnd(pool);
   const prisma = createPrismaBinding(pool);
 
   const connect = async (): Promise<pg.PoolClient> => {
@@ -194,8 +198,27 @@ export function createDatabase(options: DatabaseOptions): Database {
         reserved.close();
       }
       await prisma.close();
-      await pool.end();
+      await endPool();
     },
+  };
+}
+
+/**
+ * Notes which connections a pool has, so that its end can wait until the server has closed them: the pool's own only sends
+ * them away, and who stops the server next would have them lost.
+ * @returns closes the pool
+ */
+function prepareEnd(pool: pg.Pool): () => Promise<void> {
+  const open = new Set<pg.PoolClient>();
+  pool.on('connect', (client) => open.add(client));
+  pool.on('remove', (client) => open.delete(client));
+  return async () => {
+    await pool.end();
+    const signal = AbortSignal.timeout(goodbyeTimeout);
+    while (open.size > 0 && !signal.aborted) {
+      // A connection that is lost meanwhile has ended too.
+      await once(pool, 'remove', { signal }).catch(() => undefined);
+    }
   };
 }
 
