@@ -57,14 +57,14 @@ export interface OfflineModel {
 export async function startOfflineModel(
   options: { readonly port?: number; readonly apiKey?: string; readonly host?: string } = {},
 ): Promise<OfflineModel> {
-  const apiKey = options.apiKey ?? `offline-${randomBytes(12).toString('hex')}`;
+  const { apiKey = `offline-${randomBytes(12).toString('hex')}`, ...place } = options;
   const director = createDirector();
   const recorder = createRecorder();
   const server = createServer((request, response) => {
     const exchange: Exchange = { request, response, apiKey, director, recorder };
     handle(exchange).catch((error: unknown) => sendError(response, error));
   });
-  const { origin } = await listen(server, { port: options.port ?? 0, host: options.host ?? '127.0.0.1' });
+  const { origin } = await listen(server, place);
   return {
     url: `${origin}/v1`,
     apiKey,

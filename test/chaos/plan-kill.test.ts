@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { signDevelopmentToken } from '../../dev/identity.ts';
-import { listen } from '../../dev/listen.ts';
+import { findFreePort } from '../../dev/process.ts';
 import { rowId } from '../isolation/world.ts';
 import { composer, planner, planReply } from '../plans/arrange.ts';
 import { createTestUser, startTestService, type TestService, type TestUser, waitFor } from '../service.ts';
@@ -17,7 +16,7 @@ const children = new Set<ChildProcess>();
 
 beforeAll(async () => {
   service = await startTestService({ worker: false, redis: true });
-  port = await freePort();
+  port = await findFreePort(null);
   [server, worker] = await Promise.all([startServer(), startWorker()]);
 }, 60_000);
 afterAll(async () => {
@@ -26,14 +25,6 @@ afterAll(async () => {
   }
   await service?.stop();
 });
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  const { port } = await listen(probe);
-  probe.close();
-  await once(probe, 'close');
-  return port;
-}
 
 /** Starts a process of the service, with a short lease so that nobody waits long for what a dead worker held. */
 async function startProcess(script: string, ready: string): Promise<ChildProcess> {

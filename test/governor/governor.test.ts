@@ -85,6 +85,16 @@ const embed = (models: ModelFor, userId: string, signal = new AbortController().
 /** Lets one call in about ten seconds through, after a first one. */
 const tight: Limits = { requests: 6, tokens: 1_000_000, window: 60_000 };
 
+/**
+ * A tight budget whose first turn is taken, by a call that is not held to a short wait: a busy machine may need longer to ask.
+ * @returns it, for a governor
+ */
+async function takeFirstTurn(): Promise<{ budget: string; limits: Limits }> {
+  const shared = { budget: randomUUID(), limits: tight };
+  expect((await say(governor(shared), 'alice')).content).not.toBe('');
+  return shared;
+}
+
 describe('a governed model', () => {
   it('answers as the model itself does', async () => {
     const models = governor();
@@ -107,19 +117,14 @@ describe('a governed model', () => {
   );
 
   it('tells a call that waited too long to come again, and asks the model nothing', async () => {
-    const budget = randomUUID();
-    // The call that takes the turn is not held to the short wait: a busy machine may need longer to ask.
-    await say(governor({ budget, limits: tight }), 'alice');
-    const models = governor({ budget, limits: tight, waitTimeout: 200 });
+    const models = governor({ ...(await takeFirstTurn()), waitTimeout: 200 });
     const before = model.requests();
     await expect(say(models, 'alice')).rejects.toMatchObject({ code: 'MODEL_BUSY', retryAfter: 5 });
     expect(model.requests()).toEqual(before);
   });
 
   it('lets a user have so many calls in the line and no more, and others still get in', async () => {
-    const budget = randomUUID();
-    await say(governor({ budget, limits: tight }), 'alice');
-    const models = governor({ budget, limits: tight, maxWaitingPerUser: 3, waitTimeout: 300 });
+    const models = governor({ ...(await takeFirstTurn()), maxWaitingPerUser: 3, waitTimeout: 300 });
     const outcomes = await Promise.allSettled([
       ...Array.from({ length: 5 }, () => say(models, 'alice')),
       say(models, 'bob'),
@@ -207,9 +212,7 @@ describe('a governed model', () => {
   });
 
   it('lets the fall-back model answer when the first has no turn in time', async () => {
-    const budget = randomUUID();
-    await say(governor({ budget, limits: tight }), 'alice');
-    const models = governor({ budget, fallback: null, limits: tight, waitTimeout: 200 });
+    const models = governor({ ...(await takeFirstTurn()), fallback: null, waitTimeout: 200 });
     expect((await say(models, 'alice')).content).not.toBe('');
     expect(model.recentRequests().at(-1)).toMatchObject({ body: { model: 'fall-back' } });
   });
